@@ -1,0 +1,130 @@
+"""Training data as tensors that fit the architecture and the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from bayesflow_nn.weights.architecture import Architecture
+from bayesflow_nn.weights.losses import LOSSES, Loss
+from bayesflow_nn.weights.stateless import run_once
+from bayesflow_nn.weights.validation import check_inputs, check_option, name_rows
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Checked inputs and targets.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n_inputs, ...)
+    y : Tensor of shape (n_inputs,) of integer labels, or (n_inputs, n_targets) of real targets
+    loss : {"cross_entropy", "mse"} or callable
+    """
+
+    X: Tensor
+    y: Tensor
+    loss: str | Loss
+
+    @property
+    def task(self) -> str:
+        """Return "classification" for integer targets, else "regression"."""
+        return "regression" if self.y.is_floating_point() else "classification"
+
+    @property
+    def metric_loss(self) -> str:
+        """Return the loss that validation targets of this task must fit."""
+        return "mse" if self.task == "regression" else "cross_entropy"
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of inputs."""
+        return len(self.X)
+
+
+def check_data(
+    architecture: Architecture,
+    X: ArrayLike | Tensor,
+    y: ArrayLike | Tensor,
+    loss: str | Loss,
+    device: torch.device | str | None,
+) -> TrainingData:
+    """Convert data to tensors on one device, and raise if they do not fit.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    X : array of shape (n_inputs, ...)
+    y : array of shape (n_inputs,) or (n_inputs, n_outputs)
+    loss : {"auto", "cross_entropy", "mse"} or callable
+    device : torch.device, str or None
+        None leaves `X` where it is.
+    """
+    X = _to_tensor(X, architecture, device)
+    check_inputs(X, architecture.sizes[0] if architecture.is_mlp else None)
+    y = torch.as_tensor(y, device=X.device)
+    if len(X) == 0 or y.ndim == 0 or len(y) != len(X):
+        raise ValueError(
+            f"X and y must have the same number of rows, at least one, got shapes "
+            f"{tuple(X.shape)} and {tuple(y.shape)}."
+        )
+    _check_finite("X", X)
+    _check_finite("y", y)
+    loss = _resolve_loss(loss, y)
+    y = _as_targets(y, X.dtype, loss)
+    _check_outputs(architecture, X, y, loss)
+    return TrainingData(X, y, loss)
+
+
+def _to_tensor(X: ArrayLike | Tensor, architecture: Architecture, device: object) -> Tensor:
+    keep_dtype = isinstance(X, Tensor) and X.is_floating_point()
+    X = torch.as_tensor(X, device=device).detach()
+    # Integer inputs may be token indices, unless the network is a multilayer perceptron.
+    if not keep_dtype and (architecture.is_mlp or X.is_floating_point()):
+        return X.to(architecture.dtype)
+    return X
+
+
+def _check_finite(name: str, values: Tensor) -> None:
+    bad = ~torch.isfinite(values.reshape(len(values), -1)).all(dim=1)
+    if bad.any():
+        raise ValueError(f"{name} must be finite, got NaN or inf in rows {name_rows(bad)}.")
+
+
+def _resolve_loss(loss: str | Loss, y: Tensor) -> str | Loss:
+    if callable(loss):
+        return loss
+    check_option("loss", loss, ("auto", *LOSSES))
+    if loss == "auto":
+        return "mse" if y.is_floating_point() else "cross_entropy"
+    if loss == "cross_entropy" and (y.is_floating_point() or y.ndim != 1):
+        raise ValueError(
+            f"y must be integer labels of shape (n_inputs,) for loss='cross_entropy', got "
+            f"{y.dtype} of shape {tuple(y.shape)}; use y.long()."
+        )
+    return loss
+
+
+def _as_targets(y: Tensor, dtype: torch.dtype, loss: str | Loss) -> Tensor:
+    if loss == "mse":
+        return y.to(dtype).reshape(len(y), -1)
+    return y.to(dtype) if y.is_floating_point() else y.long()
+
+
+def _check_outputs(architecture: Architecture, X: Tensor, y: Tensor, loss: str | Loss) -> None:
+    if callable(loss):
+        return
+    n_outputs = architecture.n_outputs or run_once(architecture.module, X[:1]).shape[1]
+    if loss == "mse" and y.shape[1] != n_outputs:
+        raise ValueError(
+            f"y must have {n_outputs} target(s) per input for {architecture!r}, got {y.shape[1]}; "
+            f"if y holds class labels, pass integers."
+        )
+    if loss == "cross_entropy" and not 0 <= int(y.min()) <= int(y.max()) < n_outputs:
+        raise ValueError(
+            f"y must hold labels from 0 to {n_outputs - 1} for {architecture!r}, "
+            f"got {int(y.min())} to {int(y.max())}."
+        )
