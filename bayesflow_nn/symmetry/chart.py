@@ -1,0 +1,290 @@
+"""`WeightChart`: network weights <-> points of the manifold on which the flow runs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+from sklearn.exceptions import NotFittedError
+from torch import Tensor
+
+from bayesflow_nn.geometry import EuclideanBlock, ProductManifold, SphereBlock
+from bayesflow_nn.symmetry.coordinates import ArrayCoordinates, NetworkCoordinates
+from bayesflow_nn.symmetry.standardisation import Standardisation
+from bayesflow_nn.symmetry.weight_input import check_architecture, read_weights
+from bayesflow_nn.weights import Architecture, WeightPopulation
+from bayesflow_nn.weights.validation import check_option
+
+GEOMETRIES = ("product_sphere", "normalized", "euclidean")
+OUTPUT_LAYERS = ("polar", "sphere", "euclidean")
+
+
+class WeightChart:
+    r"""Chart of weight space modulo neuron scales and logit shift (DESIGN 4.1, 4.2).
+
+    A point holds, per hidden layer, the directions of the incoming rows and the biases divided by
+    their norms; then the output layer. Euclidean coordinates are standardised one by one with the
+    statistics that `fit` takes from training networks.
+
+    - ``geometry="product_sphere"``: directions on unit spheres, `manifold` is their product with
+      the Euclidean rest.
+    - ``geometry="normalized"``: the same coordinates in a Euclidean space; directions are
+      multiplied by the root of their dimension, for about unit variance, and not standardised.
+      `project` puts them back on their spheres.
+    - ``geometry="euclidean"``: the weights as they are, standardised. Needs no symmetry, and with
+      ``architecture=None`` no network: it standardises the columns of any array.
+
+    Parameters
+    ----------
+    architecture : Architecture or None
+        A multilayer perceptron, with a homogeneous activation unless the geometry is "euclidean".
+    geometry : {"product_sphere", "normalized", "euclidean"}
+    output_layer : {"polar", "sphere", "euclidean"}
+        Output matrix W as direction and log norm (exact), as direction alone (keeps the arg max,
+        [E25] 6.2), or as it is (exact). Not used by ``geometry="euclidean"``.
+    logit_shift : bool
+        Whether to leave out the mean over classes of the output layer, which moves no probability;
+        the rest is held in an orthonormal basis. Pass False for regression.
+
+    Attributes
+    ----------
+    manifold : ProductManifold
+        Where points live. Without an architecture known after `fit`.
+    state : dict
+        Options and statistics, after `fit`.
+
+    Raises
+    ------
+    TypeError
+        If `architecture` is no `Architecture`.
+    ValueError
+        If an option is unknown or the architecture does not allow the geometry.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bayesflow_nn.symmetry import WeightChart
+    >>> from bayesflow_nn.weights import Architecture
+    >>> mlp = Architecture.mlp([30, 16, 2])
+    >>> weights = torch.randn(100, mlp.n_weights, dtype=torch.float64)
+    >>> chart = WeightChart(mlp).fit(weights)
+    >>> chart.manifold.blocks[0]
+    SphereBlock(n_spheres=16, dim=30)
+    >>> X = torch.randn(5, 30, dtype=torch.float64)
+    >>> same = chart.to_weights(chart.to_point(weights))
+    >>> torch.allclose(mlp.apply(same, X).softmax(-1), mlp.apply(weights, X).softmax(-1))
+    True
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture | None,
+        geometry: str = "product_sphere",
+        output_layer: str = "polar",
+        logit_shift: bool = True,
+    ) -> None:
+        check_architecture(architecture)
+        check_option("geometry", geometry, GEOMETRIES)
+        check_option("output_layer", output_layer, OUTPUT_LAYERS)
+        if not isinstance(logit_shift, bool):
+            raise ValueError(f"logit_shift must be True or False, got {logit_shift!r}.")
+        self.architecture = architecture
+        self.geometry = geometry
+        self.output_layer = output_layer
+        self.logit_shift = logit_shift
+        self._coordinates = self._network_coordinates()
+        self._standardisation: Standardisation | None = None
+
+    def fit(self, weights: ArrayLike | Tensor | WeightPopulation) -> WeightChart:
+        """Learn mean and standard deviation of the Euclidean coordinates.
+
+        Parameters
+        ----------
+        weights : array, Tensor or WeightPopulation of shape (n_networks, n_weights)
+            Training networks, already aligned.
+
+        Returns
+        -------
+        WeightChart
+            This chart.
+
+        Raises
+        ------
+        ValueError
+            If weights have a wrong shape or architecture or are not finite, or an output layer
+            has no direction.
+        """
+        tensor = read_weights(weights, self.architecture).tensor
+        if self.architecture is None:
+            self._coordinates = ArrayCoordinates(tensor.shape[1])
+        coordinates = self._known_coordinates().encode(tensor)
+        self._standardisation = Standardisation.fit(coordinates, self._fixed_scale())
+        return self
+
+    @property
+    def manifold(self) -> ProductManifold:
+        """Where points live; where the flow runs."""
+        canonical = self._known_coordinates().manifold
+        if self.geometry == "product_sphere":
+            return canonical
+        return ProductManifold([EuclideanBlock(canonical.n_coordinates)])
+
+    def to_point(self, weights: ArrayLike | Tensor | WeightPopulation) -> Tensor:
+        """Points of networks.
+
+        Parameters
+        ----------
+        weights : array, Tensor or WeightPopulation of shape (n_networks, n_weights)
+
+        Returns
+        -------
+        Tensor of shape (n_networks, n_coordinates)
+            Dtype of `weights`.
+        """
+        standardisation = self._fitted_standardisation()
+        tensor = read_weights(weights, self.architecture).tensor
+        return standardisation.to_point(self._known_coordinates().encode(tensor))
+
+    def to_weights(self, point: Tensor) -> Tensor:
+        """Weights of points; differentiable, and not projected to the manifold.
+
+        Off the manifold a direction is used as it is, so that its length scales the row.
+
+        Parameters
+        ----------
+        point : Tensor of shape (n_networks, n_coordinates)
+
+        Returns
+        -------
+        Tensor of shape (n_networks, n_weights)
+            Canonical weights: rows of norm 1 in hidden layers (unless ``geometry="euclidean"``),
+            zero mean over classes if the logit shift is left out.
+        """
+        standardisation = self._fitted_standardisation()
+        self.manifold.check_points(point)
+        return self._known_coordinates().decode(standardisation.to_coordinates(point))
+
+    def project(self, point: Tensor) -> Tensor:
+        """Points with every direction back on its sphere; Euclidean coordinates are kept.
+
+        Parameters
+        ----------
+        point : Tensor of shape (..., n_coordinates)
+
+        Returns
+        -------
+        Tensor of shape (..., n_coordinates)
+        """
+        scale = self._fitted_standardisation().scale.to(point)
+        canonical = self._known_coordinates().manifold
+        projected = canonical.projx(point)
+        on_sphere = canonical.sphere_mask.to(point.device)
+        return torch.where(on_sphere, projected / scale, projected)
+
+    def log_abs_det(self) -> float:
+        r"""Log volume of the canonical coordinates per volume of the points, in nats.
+
+        With coordinate = mean + scale * point this is the sum of log scale, so that densities on
+        the canonical chart, comparable between charts, are
+
+        .. math:: \log p(\text{coordinate}) = \log p(\text{point}) - \text{log\_abs\_det} .
+        """
+        return self._fitted_standardisation().log_abs_det()
+
+    def log_polar_jacobian(self, point: Tensor) -> Tensor:
+        r"""Log volume of the output matrix per volume of its polar coordinates, in nats.
+
+        :math:`dW = r^m \, d(\log r) \, dS` for a matrix of m entries (in the zero-sum basis): the
+        density with respect to Lebesgue measure on W is that on the chart minus this value.
+
+        Parameters
+        ----------
+        point : Tensor of shape (n_networks, n_coordinates)
+
+        Returns
+        -------
+        Tensor of shape (n_networks,)
+            Zero unless ``output_layer="polar"`` is in use.
+        """
+        standardisation = self._fitted_standardisation()
+        self.manifold.check_points(point)
+        return self._known_coordinates().log_polar_jacobian(standardisation.to_coordinates(point))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Options and statistics as plain values and tensors, for `from_state`."""
+        standardisation = self._fitted_standardisation()
+        return {
+            "geometry": self.geometry,
+            "output_layer": self.output_layer,
+            "logit_shift": self.logit_shift,
+            "mean": standardisation.mean,
+            "scale": standardisation.scale,
+        }
+
+    @classmethod
+    def from_state(cls, architecture: Architecture | None, state: dict[str, Any]) -> WeightChart:
+        """Rebuild a fitted chart from `state`.
+
+        Parameters
+        ----------
+        architecture : Architecture or None
+            That of the chart.
+        state : dict
+            What `state` returned.
+
+        Returns
+        -------
+        WeightChart
+
+        Raises
+        ------
+        ValueError
+            If the state belongs to another architecture.
+        """
+        chart = cls(architecture, state["geometry"], state["output_layer"], state["logit_shift"])
+        if architecture is None:
+            chart._coordinates = ArrayCoordinates(len(state["mean"]))
+        chart.manifold.check_points(state["mean"])
+        chart._standardisation = Standardisation(state["mean"], state["scale"])
+        return chart
+
+    def _network_coordinates(self) -> NetworkCoordinates | ArrayCoordinates | None:
+        """Coordinates of the architecture; None without one, until `fit` counts the columns."""
+        on_spheres = self.geometry != "euclidean"
+        if self.architecture is not None:
+            return NetworkCoordinates(
+                self.architecture, on_spheres, self.output_layer, self.logit_shift
+            )
+        if on_spheres:
+            raise ValueError(
+                f"geometry must be 'euclidean' without an architecture, got {self.geometry!r}; "
+                f"plain arrays have no directions. Pass architecture=Architecture.mlp(...)."
+            )
+        return None
+
+    def _known_coordinates(self) -> NetworkCoordinates | ArrayCoordinates:
+        if self._coordinates is None:
+            raise _not_fitted()
+        return self._coordinates
+
+    def _fitted_standardisation(self) -> Standardisation:
+        if self._standardisation is None:
+            raise _not_fitted()
+        return self._standardisation
+
+    def _fixed_scale(self) -> Tensor:
+        """Scale of the directions, NaN for the coordinates that are to be standardised."""
+        scales = []
+        for block in self._known_coordinates().manifold.blocks:
+            scale = math.nan
+            if isinstance(block, SphereBlock):
+                scale = block.dim**-0.5 if self.geometry == "normalized" else 1.0
+            scales.append(torch.full((block.n_coordinates,), scale, dtype=torch.float64))
+        return torch.cat(scales)
+
+
+def _not_fitted() -> NotFittedError:
+    return NotFittedError("this WeightChart is not fitted yet; call fit(weights) first.")

@@ -1,0 +1,178 @@
+"""`ScaleCanonicalizer`: one representative of all networks that differ by neuron scales."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, TransformerMixin
+from torch import Tensor
+
+from bayesflow_nn.symmetry.dense_layers import (
+    HOMOGENEOUS_ACTIVATIONS,
+    DenseWeights,
+    check_mlp,
+    hidden_activation,
+    join_layers,
+    split_layers,
+)
+from bayesflow_nn.symmetry.logit_shift import remove_logit_shift, resolve_logit_shift
+from bayesflow_nn.symmetry.row_scale import normalise_rows
+from bayesflow_nn.symmetry.weight_input import NetworkInput, read_networks
+from bayesflow_nn.weights import Architecture, WeightPopulation
+from bayesflow_nn.weights.validation import name_rows
+
+
+class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
+    """Remove neuron scales, and the shift of the logits, without changing the function.
+
+    Every hidden neuron gets incoming weights of norm 1; its scale moves to the next layer, and so
+    on to the output layer ([Pi22], [E25] 4.4). Dead neurons (zero incoming weights) put out a
+    constant, which moves exactly to the next bias.
+
+    Parameters
+    ----------
+    architecture : Architecture, optional
+        A multilayer perceptron with activation "relu", "leaky_relu" or "identity". A
+        `WeightPopulation` brings its own.
+    logit_shift : {"auto", True, False}
+        Whether to subtract the mean over classes from the last weights and bias, which changes
+        logits but no probability. "auto": for populations with ``task="classification"``.
+
+    Attributes
+    ----------
+    architecture_ : Architecture
+        Architecture that `fit` saw.
+    n_features_in_ : int
+        Number of weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bayesflow_nn.symmetry import ScaleCanonicalizer
+    >>> from bayesflow_nn.weights import Architecture
+    >>> mlp = Architecture.mlp([4, 8, 3])
+    >>> weights = torch.randn(10, mlp.n_weights, dtype=torch.float64)
+    >>> canonical = ScaleCanonicalizer(mlp).fit_transform(weights)
+    >>> round(canonical[0, :4].norm().item(), 12)
+    1.0
+    >>> X = torch.randn(5, 4, dtype=torch.float64)
+    >>> torch.allclose(mlp.apply(canonical, X), mlp.apply(weights, X))
+    True
+    """
+
+    def __init__(
+        self, architecture: Architecture | None = None, *, logit_shift: str | bool = "auto"
+    ) -> None:
+        self.architecture = architecture
+        self.logit_shift = logit_shift
+
+    def fit(
+        self, weights: ArrayLike | Tensor | WeightPopulation, y: None = None
+    ) -> ScaleCanonicalizer:
+        """Check the input; nothing is learned from it.
+
+        Parameters
+        ----------
+        weights : array, Tensor or WeightPopulation of shape (n_networks, n_weights)
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        ScaleCanonicalizer
+            This object.
+        """
+        given = self._read(weights)
+        self.architecture_ = given.architecture
+        self.n_features_in_ = given.architecture.n_weights
+        return self
+
+    def transform(
+        self, weights: ArrayLike | Tensor | WeightPopulation
+    ) -> np.ndarray | Tensor | WeightPopulation:
+        """Canonical weights of the same networks.
+
+        Parameters
+        ----------
+        weights : array, Tensor or WeightPopulation of shape (n_networks, n_weights)
+
+        Returns
+        -------
+        array, Tensor or WeightPopulation of shape (n_networks, n_weights)
+            Same type as `weights`.
+
+        Raises
+        ------
+        TypeError
+            If `architecture` is no `Architecture`.
+        ValueError
+            If the architecture is unknown or has no neuron scales, or weights have a wrong shape
+            or are not finite.
+
+        Warns
+        -----
+        UserWarning
+            If there are dead neurons; names their number and the first networks.
+        """
+        given = self._read(weights)
+        layers = canonical_layers(given.architecture, given.tensor)
+        if resolve_logit_shift(self.logit_shift, given):
+            layers[-1] = remove_logit_shift(layers[-1])
+        return given.like_source(join_layers(layers))
+
+    def _read(self, weights: ArrayLike | Tensor | WeightPopulation) -> NetworkInput:
+        given = read_networks(weights, self.architecture)
+        check_scalable(given.architecture)
+        resolve_logit_shift(self.logit_shift, given)
+        return given
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
+
+
+def check_scalable(architecture: Architecture) -> None:
+    """Raise unless the hidden neurons of a multilayer perceptron have a scale symmetry."""
+    check_mlp(architecture, "scale canonicalization")
+    has_hidden_layer = len(architecture.layers) > 1
+    if has_hidden_layer and architecture.activation not in HOMOGENEOUS_ACTIVATIONS:
+        raise ValueError(
+            f"architecture must have one of the activations {list(HOMOGENEOUS_ACTIVATIONS)}, "
+            f"whose neurons can be rescaled, got {architecture.activation!r}; "
+            f"use geometry='euclidean', which needs no rescaling."
+        )
+
+
+def canonical_layers(architecture: Architecture, weights: Tensor) -> list[DenseWeights]:
+    """Layers with incoming rows of norm 1, the same function; warns of dead neurons.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        One that `check_scalable` accepts.
+    weights : Tensor of shape (n_networks, n_weights)
+
+    Returns
+    -------
+    list of DenseWeights
+        Input side first.
+    """
+    layers, n_dead = normalise_rows(
+        split_layers(architecture, weights), hidden_activation(architecture)
+    )
+    if n_dead.any():
+        warnings.warn(_describe_dead(n_dead), stacklevel=3)
+    return layers
+
+
+def _describe_dead(n_dead: Tensor) -> str:
+    networks = n_dead > 0
+    return (
+        f"{int(n_dead.sum())} hidden neurons in {int(networks.sum())} of {len(n_dead)} networks "
+        f"are dead (zero incoming weights): networks {name_rows(networks)}. Their constant output "
+        f"was moved to the next bias and their outgoing weights set to zero; the function is the "
+        f"same."
+    )

@@ -1,0 +1,126 @@
+"""Weight matching against exhaustive search and against a plain loop over networks."""
+
+import itertools
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bayesflow_nn.symmetry import PermutationAligner
+from bayesflow_nn.symmetry.dense_layers import DenseWeights, join_layers, split_layers
+from bayesflow_nn.symmetry.weight_matching import match_weights, matching_layers, permute_neurons
+from bayesflow_nn.weights import Architecture
+
+BENCHMARK = Path(__file__).parents[2] / "examples" / "benchmarks" / "weight_matching.py"
+
+
+def random_layers(sizes, n, seed=0, bias=True):
+    mlp = Architecture.mlp(sizes, bias=bias)
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(n + 1, mlp.n_weights, generator=generator, dtype=torch.float64)
+    return split_layers(mlp, weights[:-1]), split_layers(mlp, weights[-1])
+
+
+def inner_products(layers, reference):
+    """Objective of the matching, (n_networks,)."""
+    return join_layers(layers) @ join_layers(reference)
+
+
+def all_permutations(n):
+    return torch.tensor(list(itertools.permutations(range(n))))
+
+
+@settings(max_examples=25)
+@given(
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3)),
+    bias=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_one_hidden_layer_is_matched_optimally(sizes, bias, seed):
+    layers, reference = random_layers(sizes, 3, seed, bias)
+    matched = permute_neurons(layers, match_weights(layers, reference))
+    best = torch.stack(
+        [
+            inner_products(permute_neurons(layers, [order.expand(3, -1)]), reference)
+            for order in all_permutations(sizes[1])
+        ]
+    ).amax(0)
+    torch.testing.assert_close(inner_products(matched, reference), best)
+
+
+@pytest.mark.parametrize("sizes", [[3, 4, 4, 2], [2, 4, 3, 4, 2]])
+def test_no_single_layer_can_be_permuted_with_gain(sizes):
+    """What coordinate descent promises with several hidden layers, by exhaustive search."""
+    layers, reference = random_layers(sizes, 10)
+    matched = permute_neurons(layers, match_weights(layers, reference))
+    identity = [torch.arange(n).expand(10, -1) for n in sizes[1:-1]]
+    for index, n in enumerate(sizes[1:-1]):
+        for order in all_permutations(n):
+            orders = [*identity[:index], order.expand(10, -1), *identity[index + 1 :]]
+            moved = inner_products(permute_neurons(matched, orders), reference)
+            assert (moved <= inner_products(matched, reference) + 1e-12).all()
+
+
+@pytest.mark.parametrize("sizes", [[4, 9, 3], [4, 9, 7, 3], [4, 9, 7, 8, 3]])
+def test_it_agrees_with_a_plain_loop_over_networks(sizes):
+    plain_permutations = runpy.run_path(str(BENCHMARK))["plain_permutations"]
+    mlp = Architecture.mlp(sizes)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(50, mlp.n_weights, generator=generator, dtype=torch.float64)
+    aligner = PermutationAligner(mlp, random_state=0).fit(weights)
+    expected = plain_permutations(aligner, weights)
+    for found, plain in zip(aligner.permutations(weights), expected, strict=True):
+        assert torch.equal(found, plain)
+
+
+def test_chunks_do_not_change_the_result(monkeypatch):
+    layers, reference = random_layers([4, 6, 5, 2], 23)
+    together = match_weights(layers, reference)
+    monkeypatch.setattr("bayesflow_nn.symmetry.weight_matching._CHUNK_BYTES", 5 * 8 * 150)
+    for whole, parts in zip(together, match_weights(layers, reference), strict=True):
+        assert torch.equal(whole, parts)
+
+
+def test_the_number_of_threads_is_left_as_it_was():
+    before = torch.get_num_threads()
+    match_weights(*random_layers([4, 6, 2], 2))
+    assert torch.get_num_threads() == before
+
+
+def test_a_network_of_equal_neurons_ends_in_spite_of_its_ties():
+    layers, reference = random_layers([4, 6, 5, 2], 3)
+    layers = [DenseWeights(torch.ones_like(m), torch.ones_like(b)) for m, b in layers]
+    for permutation in match_weights(layers, reference):
+        assert torch.equal(
+            permutation.sort(1).values, torch.arange(permutation.shape[1]).expand(3, -1)
+        )
+
+
+def test_comparison_is_on_canonical_scale():
+    """Rows of norm 1, output columns of root-mean-square norm 1/2, whatever the scales were."""
+    mlp = Architecture.mlp([4, 6, 5, 2])
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(3, mlp.n_weights, generator=generator, dtype=torch.float64)
+    first, second, output = matching_layers(mlp, weights, logit_shift=False)
+    for matrix in (first.matrix, second.matrix):
+        torch.testing.assert_close(matrix.norm(dim=-1), torch.ones(matrix.shape[:2]).double())
+    mean_square = output.matrix.square().sum(-2).mean(-1)
+    torch.testing.assert_close(mean_square, torch.full((3,), 0.25).double())
+
+
+def test_activations_without_scale_symmetry_are_compared_as_they_are():
+    mlp = Architecture.mlp([4, 6, 2], activation="tanh")
+    weights = torch.randn(3, mlp.n_weights, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(join_layers(matching_layers(mlp, weights, logit_shift=False)), weights)
+
+
+def test_the_logit_shift_does_not_count():
+    mlp = Architecture.mlp([4, 6, 2])
+    weights = torch.randn(3, mlp.n_weights, generator=torch.Generator().manual_seed(0)).double()
+    shifted = weights.clone()
+    shifted[:, mlp.layers[-1].weight] += torch.randn(6).double().repeat(2)
+    layers = [matching_layers(mlp, w, logit_shift=True)[-1].matrix for w in (weights, shifted)]
+    torch.testing.assert_close(*layers)
