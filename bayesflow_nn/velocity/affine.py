@@ -1,0 +1,149 @@
+r"""The best affine prediction of the target, in closed form, in all coordinates.
+
+If the target were Gaussian with mean m and covariance C, and :math:`x_t = b x_1 + a x_0` with
+standard normal :math:`x_0`, then
+
+.. math::
+    E[x_1 | x_t] = m + b C (b^2 C + a^2 I)^{-1} (x_t - b m), \qquad
+    \operatorname{Cov}[x_1 | x_t] = a^2 C (b^2 C + a^2 I)^{-1}.
+
+A learned network narrower than its input cannot follow every coordinate and shrinks the samples;
+this path does not, and leaves to the network what is beyond second moments. The eigenvalues of a
+sample covariance spread wider than the true ones, so they are corrected by the variance of held-out
+networks along the sample eigenvectors (cross-validated nonlinear shrinkage, Bartz 2016), as a ratio
+that is smooth in the rank.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from scipy.ndimage import uniform_filter1d
+from scipy.special import digamma
+from torch import Tensor, nn
+
+Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+_SMOOTHING_WINDOW = 25  # neighbouring axes over which the held-out ratio is averaged
+_SMALLEST_VARIANCE = 1e-8
+
+
+class Denoised(NamedTuple):
+    """Posterior mean and mean posterior variance of the target under a Gaussian.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (n, n_coordinates)
+    variance : Tensor of shape (n, 1)
+        Averaged over coordinates.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+
+class AffineDenoiser(nn.Module):
+    """Gaussian posterior mean of the target, with a covariance fitted to the training points.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, n_coordinates)
+        Training points in coordinates of about unit variance.
+    held_out : Tensor of shape (m, n_coordinates) or None
+        Points of other chains for the variance along the eigenvectors. None keeps the sample's.
+    schedule : callable
+        ``t (n,) -> (signal, noise)``, each ``(n, n_groups)``: the weights of target and source in
+        ``x_t``, for each group of coordinates.
+    group : Tensor of int64, shape (n_coordinates,)
+        Group of each coordinate.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)) * 3
+    >>> denoiser = AffineDenoiser(x, None, lambda t: (t[:, None], 1 - t[:, None]),
+    ...                           torch.zeros(2, dtype=torch.int64))
+    >>> denoiser(torch.ones(1), x[:1]).mean.allclose(x[:1])
+    True
+    """
+
+    group: Tensor
+    shares: Tensor
+    rest_shares: Tensor
+    mean: Tensor
+    basis: Tensor
+    variances: Tensor
+    rest_variance: Tensor
+
+    def __init__(
+        self, x: Tensor, held_out: Tensor | None, schedule: Schedule, group: Tensor
+    ) -> None:
+        super().__init__()
+        self.schedule = schedule
+        mean = x.double().mean(0)
+        basis, variances = _principal_axes(x.double() - mean)
+        rest = x.new_zeros((), dtype=torch.float64)
+        if held_out is not None and len(held_out) > 1:
+            residual = held_out.double() - mean
+            coefficients = residual @ basis
+            variances = _shrink(variances, coefficients.square().mean(0), len(held_out))
+            outside = residual.square().sum(1).mean() - coefficients.square().sum(1).mean()
+            rest = outside.clamp_min(0) / max(x.shape[1] - basis.shape[1], 1)
+        n_groups = schedule(x.new_zeros(1))[0].shape[1]
+        shares = torch.stack([basis[group == i].square().sum(0) for i in range(n_groups)])
+        counts = torch.bincount(group, minlength=n_groups).double()
+        # With all axes there is no rest: its shares then only have to give a finite gain.
+        left_out = counts - shares.sum(1) if basis.shape[1] < x.shape[1] else counts
+        rest_shares = left_out / left_out.sum()
+        self.register_buffer("group", group)
+        # Axis i takes the schedule of the groups of coordinates in proportion to its energy there.
+        self.register_buffer("shares", shares.to(x.dtype))
+        self.register_buffer("rest_shares", rest_shares.to(x.dtype)[:, None])
+        self.register_buffer("mean", mean.to(x.dtype))
+        self.register_buffer("basis", basis.to(x.dtype).contiguous())
+        self.register_buffer("variances", variances.clamp_min(_SMALLEST_VARIANCE).to(x.dtype))
+        self.register_buffer("rest_variance", rest.clamp_min(_SMALLEST_VARIANCE).to(x.dtype))
+
+    def forward(self, t: Tensor, x: Tensor) -> Denoised:
+        """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``."""
+        signal, noise = self.schedule(t)
+        centred = x - signal[:, self.group] * self.mean
+        coefficients = centred @ self.basis
+        gain, variance = _posterior(signal @ self.shares, noise @ self.shares, self.variances)
+        rest_signal, rest_noise = signal @ self.rest_shares, noise @ self.rest_shares
+        rest_gain, rest_variance = _posterior(rest_signal, rest_noise, self.rest_variance)
+        mean = self.mean + rest_gain * centred + (coefficients * (gain - rest_gain)) @ self.basis.T
+        n_rest = x.shape[1] - self.basis.shape[1]
+        total = variance.sum(1, keepdim=True) + n_rest * rest_variance
+        return Denoised(mean, total / x.shape[1])
+
+
+def _posterior(signal: Tensor, noise: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Gain and posterior variance of one Gaussian coordinate seen in Gaussian noise."""
+    evidence = signal.square() * variance + noise.square()
+    return signal * variance / evidence, noise.square() * variance / evidence
+
+
+def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal axes ``(n_coordinates, rank)`` and their variances ``(rank,)``, largest first."""
+    n, n_coordinates = centred.shape
+    if n > n_coordinates:
+        variances, basis = torch.linalg.eigh(centred.T @ centred / (n - 1))
+        return basis.flip(1), variances.flip(0)
+    # Fewer networks than coordinates: the Gram matrix has the same non-zero spectrum.
+    values, vectors = torch.linalg.eigh(centred @ centred.T / (n - 1))
+    rank = max(n - 1, 1)
+    values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
+    return torch.linalg.qr(centred.T @ vectors)[0], values
+
+
+def _shrink(sample: Tensor, held_out: Tensor, n_held_out: int) -> Tensor:
+    """Variances along the axes: the sample's, times a smooth curve of their held-out ratio."""
+    # The log of a variance estimated from m points is low by this much on average.
+    bias = digamma(n_held_out / 2) - math.log(n_held_out / 2)
+    window = min(_SMOOTHING_WINDOW, len(sample))
+    sample = sample.clamp_min(_SMALLEST_VARIANCE)
+    log_ratio = (held_out.clamp_min(_SMALLEST_VARIANCE) / sample).log().cpu().numpy()
+    smooth = uniform_filter1d(log_ratio - bias, window, mode="nearest")
+    return sample * torch.as_tensor(smooth, device=sample.device).exp()

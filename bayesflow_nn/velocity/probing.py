@@ -1,0 +1,212 @@
+r"""Velocity that runs the networks it generates, on inputs that it learns.
+
+What Gaussian weights miss is how layers answer each other: for given features the best output
+layer is the solution of a regression. If the target has the density
+:math:`p_1(x) \propto N(x; m, C)\, e^{\ell(f_x)}`, as a posterior with Gaussian prior and a
+likelihood of the network's function :math:`f_x` has, then to first order
+
+.. math::
+    E[x_1 | x_t] \approx \hat\mu_t + \Sigma_t J^T \nabla \ell(f_{\hat\mu_t}), \qquad
+    J = \partial f / \partial x ,
+
+with the Gaussian posterior mean and covariance of :class:`AffineDenoiser`. Here the function is
+seen at learned inputs (probes), :math:`\nabla \ell` is a small network per probe, and J^T is
+backpropagation through the generated network. A Kalman-like gain damps what the function responds
+to strongly: per layer (I + rho G)^{-1}, with G the second moments of the layer's inputs over probes
+(the input factor of K-FAC, Martens & Grosse 2015). Several such steps refine the prediction.
+
+No label and no task loss enters; inputs only say where the probes start.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import vjp
+
+from bayesflow_nn.symmetry.dense_layers import DenseWeights, join_layers, split_layers
+from bayesflow_nn.velocity.mlp import initialise
+from bayesflow_nn.velocity.problem import VelocityProblem
+from bayesflow_nn.velocity.time_features import N_TIME_FEATURES, time_features
+
+_RESPONSE_WIDTH = 48
+_INITIAL_RESPONSE = 0.05
+_INITIAL_GAIN = 20.0
+_INITIAL_DAMPING = 50.0
+_N_UNIT_NETWORKS = 200  # networks that set the units of weights and logits
+
+
+class ProbeVelocity(nn.Module):
+    """Affine denoiser refined by steps in the space of functions.
+
+    Parameters
+    ----------
+    problem : VelocityProblem
+        Its chart must be that of a multilayer perceptron.
+    n_probes : int
+        Number of learned inputs per refinement. They start at inputs of the problem, or at
+        standard normal ones if it has none.
+    n_refinements : int
+        Number of steps.
+
+    Raises
+    ------
+    ValueError
+        If the chart has no multilayer perceptron.
+
+    Notes
+    -----
+    Called with times ``t (n,)`` and points ``x (n, n_coordinates)``; returns predictions of the
+    target, ``(n, n_coordinates)``.
+    """
+
+    def __init__(
+        self,
+        problem: VelocityProblem,
+        *,
+        n_probes: int = 128,
+        n_refinements: int = 3,
+    ) -> None:
+        super().__init__()
+        architecture = problem.chart.architecture
+        if architecture is None or not architecture.is_mlp:
+            raise ValueError(
+                f"velocity='probe' needs the architecture of a multilayer perceptron, got "
+                f"{architecture!r}; use velocity='mlp'"
+            )
+        self.denoiser = problem.make_denoiser()
+        self.refinements = nn.ModuleList(
+            _Refinement(problem, n_probes) for _ in range(n_refinements)
+        )
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """Predict the target, ``(n, n_coordinates)``."""
+        prediction, variance = self.denoiser(t, x)
+        features = time_features(t)
+        for refinement in self.refinements:
+            prediction = prediction + refinement(features, prediction, variance)
+        return prediction
+
+
+class _Refinement(nn.Module):
+    """One preconditioned step towards the functions that the population computes."""
+
+    learning_rate_factor = 10.0  # of `FlowTrainer`: few parameters, all of order one
+
+    def __init__(self, problem: VelocityProblem, n_probes: int) -> None:
+        super().__init__()
+        self.chart = problem.chart
+        architecture, generator = self.chart.architecture, problem.generator
+        self.activation = architecture.stack.function
+        self.register_buffer("scale", problem.scale)
+        probes = _initial_probes(problem, n_probes)
+        self.probes = nn.Parameter(probes)
+        weights = self.chart.to_weights(problem.points[:_N_UNIT_NETWORKS])
+        layers = split_layers(architecture, weights)
+        spread = [layer.matrix.var(0).mean() for layer in layers]
+        self.register_buffer("weight_variances", torch.stack(spread))
+        self.response = _Response(architecture.apply(weights, probes), generator)
+        # Gain and damping of every layer as exponentials of affine functions of the time features.
+        self.log_gain = nn.Linear(N_TIME_FEATURES, len(layers))
+        self.log_damping = nn.Linear(N_TIME_FEATURES, len(layers))
+        for layer, value in ((self.log_gain, _INITIAL_GAIN), (self.log_damping, _INITIAL_DAMPING)):
+            nn.init.zeros_(layer.weight)
+            nn.init.constant_(layer.bias, math.log(value))
+
+    def forward(self, features: Tensor, x: Tensor, variance: Tensor) -> Tensor:
+        weights, pull_to_chart = vjp(lambda x: self.chart.to_weights(x / self.scale), x)
+        layers = split_layers(self.chart.architecture, weights)
+        logits, pull_to_layers, inputs = self._run(layers)
+        cotangents = pull_to_layers(self.response(logits, features) / len(self.probes))
+        damping = self.log_damping(features).exp() * self.weight_variances * variance
+        gain = self.log_gain(features).exp() * variance
+        steps = [
+            _damped_step(*layer)
+            for layer in zip(layers, cotangents, inputs, gain.T, damping.T, strict=True)
+        ]
+        return pull_to_chart(join_layers(steps))[0]
+
+    def _run(self, layers: list[DenseWeights]) -> tuple[Tensor, Callable, list[Tensor]]:
+        """Logits, their pull-back to every layer's output, and every layer's input."""
+        n_probes = len(self.probes)
+        shifts = [layer.matrix.new_zeros(*layer.matrix.shape[:-1], n_probes) for layer in layers]
+
+        def run(*shifts: Tensor) -> tuple[Tensor, list[Tensor]]:
+            hidden, inputs = self.probes.T, []
+            for index, (layer, shift) in enumerate(zip(layers, shifts, strict=True)):
+                hidden = hidden if index == 0 else self.activation(hidden)
+                inputs.append(hidden)
+                hidden = layer.matrix @ hidden + shift
+                hidden = hidden if layer.bias is None else hidden + layer.bias[..., None]
+            return hidden, inputs
+
+        return vjp(run, *shifts, has_aux=True)
+
+
+def _initial_probes(problem: VelocityProblem, n_probes: int) -> Tensor:
+    points, generator = problem.points, problem.generator
+    if problem.inputs is None:
+        n_inputs = problem.chart.architecture.sizes[0]
+        return torch.randn(n_probes, n_inputs, generator=generator).to(points)
+    order = torch.randperm(len(problem.inputs), generator=generator)
+    rows = order.repeat(-(-n_probes // len(order)))[:n_probes]
+    return problem.inputs[rows].to(points, copy=True)
+
+
+class _Response(nn.Module):
+    """What to change at each probe, given the logits there.
+
+    One small network serves all probes and is told which. Called with logits
+    ``(n, n_outputs, n_probes)`` and time features ``(n, N_TIME_FEATURES)``; returns cotangents of
+    the shape of the logits.
+    """
+
+    def __init__(self, logits: Tensor, generator: torch.Generator) -> None:
+        super().__init__()
+        _, n_probes, n_outputs = logits.shape
+        self.register_buffer("unit", logits.std())
+        identity = torch.randn(n_probes, _RESPONSE_WIDTH, generator=generator)
+        self.identity = nn.Parameter(0.5 * identity.to(logits.dtype))
+        self.read_in = nn.Linear(2 * n_outputs, _RESPONSE_WIDTH)
+        self.shift = nn.Linear(N_TIME_FEATURES, _RESPONSE_WIDTH)
+        self.hidden = nn.Linear(_RESPONSE_WIDTH, _RESPONSE_WIDTH)
+        self.read_out = nn.Linear(_RESPONSE_WIDTH, n_outputs)
+        initialise(self, generator)
+        with torch.no_grad():
+            self.read_out.weight.mul_(_INITIAL_RESPONSE)
+
+    def forward(self, logits: Tensor, features: Tensor) -> Tensor:
+        logits = logits.transpose(1, 2)
+        seen = torch.cat([logits / self.unit, logits.softmax(-1)], dim=-1)
+        shift = self.identity + self.shift(features)[:, None]
+        hidden = nn.functional.silu(self.read_in(seen) + shift)
+        response = self.read_out(nn.functional.silu(self.hidden(hidden)))
+        return response.transpose(1, 2)
+
+
+def _damped_step(
+    layer: DenseWeights, cotangent: Tensor, inputs: Tensor, gain: Tensor, damping: Tensor
+) -> DenseWeights:
+    r"""Gradient of one layer, times gain (I + damping G)^{-1} from the side of its inputs.
+
+    Shapes: cotangent ``(n, n_out, n_probes)``; inputs ``(n, n_in, n_probes)``, or without n where
+    all networks share them; gain and damping ``(n,)``.
+    """
+    if layer.bias is not None:
+        inputs = torch.cat([inputs, torch.ones_like(inputs[..., :1, :])], dim=-2)
+    gradient = cotangent @ inputs.mT
+    moments = inputs @ inputs.mT / inputs.shape[-1]
+    if moments.ndim == 2:
+        # The input layer sees the same probes in every network: one eigendecomposition serves all.
+        # Its gradient would be infinite at equal eigenvalues, and the damping needs no learning.
+        values, axes = torch.linalg.eigh(moments.detach())
+        damped = (gradient @ axes) / (1 + damping[:, None, None] * values) @ axes.T
+    else:
+        identity = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
+        system = identity + damping[:, None, None] * moments
+        damped = torch.linalg.solve(system, gradient.mT).mT
+    step = gain[:, None, None] * damped
+    if layer.bias is None:
+        return DenseWeights(step, None)
+    return DenseWeights(step[..., :-1], step[..., -1])
