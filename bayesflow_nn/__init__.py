@@ -1,0 +1,12 @@
+"""Flow-matching posteriors over neural-network weights, as scikit-learn estimators.
+
+Train many networks, remove the symmetries that make equal functions look different, and learn a
+flow that carries noise to the distribution of their weights.
+"""
+
+from bayesflow_nn.posterior import FlowPosterior
+from bayesflow_nn.weights import Architecture, WeightPopulation, train_population
+
+__all__ = ["Architecture", "FlowPosterior", "WeightPopulation", "train_population"]
+
+__version__ = "0.1.0.dev0"

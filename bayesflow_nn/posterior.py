@@ -1,0 +1,536 @@
+"""FlowPosterior: a posterior over neural-network weights, learned as a flow."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, DensityMixin, clone
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from bayesflow_nn import predictive
+from bayesflow_nn.diversity import NoveltyReport, novelty_report
+from bayesflow_nn.flow import (
+    COUPLINGS,
+    FlowField,
+    FlowTrainer,
+    GeodesicPath,
+    StandardSource,
+    contract,
+    integrate,
+    log_density,
+)
+from bayesflow_nn.geometry import ProductManifold, SphereBlock
+from bayesflow_nn.posterior_input import (
+    SOLVERS,
+    Weights,
+    check_fraction,
+    check_parameters,
+    check_population,
+    read_weights,
+    split_chains,
+)
+from bayesflow_nn.symmetry import PermutationAligner, WeightChart
+from bayesflow_nn.velocity import MLPVelocity, ProbeVelocity, UnitVariance, VelocityProblem
+from bayesflow_nn.weights import Architecture, WeightPopulation
+from bayesflow_nn.weights.population import TASKS
+from bayesflow_nn.weights.random_state import RandomState, draw_seed
+from bayesflow_nn.weights.validation import check_integer, check_option
+
+VELOCITIES = {"mlp": MLPVelocity, "probe": ProbeVelocity}
+_EXACT_TRACE_LIMIT = 128  # coordinates up to which trace="auto" is exact
+_DENSITY_SOLVER = "rk4"
+_SAMPLE_CHUNK = 128  # networks integrated at once
+
+
+def _predicts(*tasks: str) -> Callable[[FlowPosterior], bool]:
+    """Condition under which a prediction method exists; scikit-learn shows its error as cause."""
+
+    def check(posterior: FlowPosterior) -> bool:
+        architecture = getattr(posterior, "architecture_", posterior.architecture)
+        task = getattr(posterior, "task_", posterior.task)
+        if architecture is None or task not in tasks:
+            raise AttributeError(
+                f"predictions need an architecture and a task in {list(tasks)}, got "
+                f"architecture={architecture!r} and task={task!r}; pass them or fit a "
+                f"WeightPopulation that has them."
+            )
+        return True
+
+    return check
+
+
+class FlowPosterior(DensityMixin, BaseEstimator):
+    r"""Posterior over network weights, learned by flow matching on the weights of many networks.
+
+    Permutations of neurons are removed by alignment, neuron scales and the softmax shift by a
+    chart; the weights then lie on a product of spheres and Euclidean factors, where a flow learns
+    to carry noise to them ([E25] 6; see the modules of :mod:`bayesflow_nn.flow`). Without an
+    architecture this is a density estimator for any ``(n_samples, n_features)`` array.
+
+    Parameters
+    ----------
+    architecture : Architecture, optional
+        What the rows of a plain array mean. A :class:`WeightPopulation` brings its own.
+    task : {"classification", "regression"}, optional
+        What the networks do. A population brings its own.
+    geometry : {"product_sphere", "normalized", "euclidean"}
+        Where the flow runs: on the spheres of canonical weights, on the same weights inside a flat
+        space with a projection at the end, or on aligned weights as they are ([E25] 6.2).
+    output_layer : {"polar", "sphere", "euclidean"}
+        Last layer on the first two geometries: direction on a sphere and log norm (exact), the
+        direction alone ([E25]; keeps the arg max, loses the scale of probabilities), or flat.
+    alignment : {"weight_matching"}, object or None
+        How neurons are matched ([A23]); an object with ``fit`` and ``transform`` replaces it.
+    coupling : {"independent", "ot"}
+        How source points are paired with networks in a minibatch ([T23]).
+    velocity : {"auto", "mlp", "probe"} or callable
+        Model of the velocity. "probe" runs the generated network on learned inputs, for multilayer
+        perceptrons; "mlp" sees the flat vector ([DWF]); "auto" takes "probe" where it can. A
+        callable gets a :class:`bayesflow_nn.velocity.VelocityProblem` and returns a module, for
+        example ``functools.partial(ProbeVelocity, n_refinements=2)``.
+    prediction : {"velocity", "target"}
+        Whether the regression error is measured on the velocity or on the target.
+    sigma : float
+        Width floor of the paths, in units of the source.
+    time_distribution : {"uniform", "beta"}
+        Law of the time in training; "beta" is Beta(1, 2) ([E25] 6.4).
+    max_iter, batch_size : int
+        Number of training steps and of networks in each.
+    learning_rate, weight_decay : float
+        Peak learning rate and weight decay of AdamW.
+    ema_decay : float
+        Decay of the average over parameters that is kept.
+    validation_fraction : float
+        Fraction of chains held out from training, 0 for none.
+    early_stopping : bool
+        Keep the network with the least loss on the held-out chains and stop when it stalls.
+    n_iter_no_change : int
+        Validations (of 25 in a full training) without a gain after which to stop.
+    solver : {"euler", "midpoint", "rk4"}
+        Solver for samples. Densities take "rk4": they add up the errors of all coordinates.
+    n_steps : int
+        Number of equal steps, for samples and densities.
+    trace : {"auto", "exact", "hutchinson"}
+        Trace in the density; "auto" is exact up to 128 coordinates.
+    n_probes : int
+        Hutchinson probes.
+    device : str
+        Torch device of training and sampling.
+    random_state : int, RandomState or None
+    verbose : bool
+        Show progress.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Number of weights of one network.
+    architecture_, task_ : Architecture or None, str or None
+    aligner_ : object or None
+        Fitted alignment.
+    chart_ : WeightChart
+        Between network weights and points of the manifold.
+    field_ : FlowField
+        The velocity u(t, x).
+    training_points_, held_out_points_ : Tensor
+        Points of the networks that were fitted and of the chains held out, for `novelty`.
+    unit_scale_ : Tensor of shape (n_coordinates,)
+        Factor from points to coordinates of about unit variance: sqrt(d) on a sphere in R^d.
+    history_ : TrainingHistory
+
+    Notes
+    -----
+    Densities are with respect to Riemannian volume on the canonical manifold, after symmetry
+    removal. For ``geometry="normalized"`` they are those of the flow in the flat space, before the
+    projection.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bayesflow_nn import FlowPosterior
+    >>> x = np.random.default_rng(0).normal(3.0, 0.5, size=(500, 2))
+    >>> posterior = FlowPosterior(geometry="euclidean", max_iter=20, random_state=0).fit(x)
+    >>> posterior.sample(200, random_state=0).mean(0).round(0)
+    array([3., 3.], dtype=float32)
+    >>> posterior.log_prob(x[:3]).shape
+    (3,)
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: Architecture | None = None,
+        task: str | None = None,
+        geometry: str = "product_sphere",
+        output_layer: str = "polar",
+        alignment: Any = "weight_matching",
+        coupling: str = "independent",
+        velocity: Any = "auto",
+        prediction: str = "velocity",
+        sigma: float = 1e-3,
+        time_distribution: str = "uniform",
+        max_iter: int = 700,
+        batch_size: int = 128,
+        learning_rate: float = 6e-3,
+        weight_decay: float = 1e-4,
+        ema_decay: float = 0.98,
+        validation_fraction: float = 0.1,
+        early_stopping: bool = True,
+        n_iter_no_change: int = 6,
+        solver: str = "midpoint",
+        n_steps: int = 32,
+        trace: str = "auto",
+        n_probes: int = 8,
+        device: str = "cpu",
+        random_state: RandomState = None,
+        verbose: bool = False,
+    ) -> None:
+        self.architecture = architecture
+        self.task = task
+        self.geometry = geometry
+        self.output_layer = output_layer
+        self.alignment = alignment
+        self.coupling = coupling
+        self.velocity = velocity
+        self.prediction = prediction
+        self.sigma = sigma
+        self.time_distribution = time_distribution
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.ema_decay = ema_decay
+        self.validation_fraction = validation_fraction
+        self.early_stopping = early_stopping
+        self.n_iter_no_change = n_iter_no_change
+        self.solver = solver
+        self.n_steps = n_steps
+        self.trace = trace
+        self.n_probes = n_probes
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, weights: Weights, y: None = None) -> FlowPosterior:
+        """Learn the flow.
+
+        Parameters
+        ----------
+        weights : WeightPopulation, or array or Tensor of shape (n_networks, n_weights)
+            At least two networks. Rows of a plain array count as chains of their own.
+        y : None
+            Ignored; there for the scikit-learn interface.
+
+        Returns
+        -------
+        FlowPosterior
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter or the weights are wrong; the message says which and what to do.
+        """
+        check_parameters(self.get_params(deep=False), VELOCITIES)
+        rows = read_weights(self, weights, self.architecture, reset=True)
+        population = weights if isinstance(weights, WeightPopulation) else None
+        self.architecture_ = _first(self.architecture, population, "architecture")
+        self.task_ = _first(self.task, population, "task")
+        check_population(rows, population, self.architecture_, self.geometry)
+        generator = torch.Generator(self.device).manual_seed(draw_seed(self.random_state))
+        chain = torch.arange(len(rows)) if population is None else population.chain
+        held_out = split_chains(chain, self.validation_fraction, generator).to(rows.device)
+        self.training_points_ = self._fit_chart(rows[~held_out], generator)
+        self.held_out_points_ = self._align(rows[held_out]) if held_out.any() else None
+        self.unit_scale_ = _unit_scale(self.chart_.manifold, self.training_points_)
+        inputs = _first(None, population, "inputs")
+        self._fit_flow(None if inputs is None else inputs.to(rows), generator)
+        return self
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        random_state: RandomState = None,
+        temperature: float = 1.0,
+        solver: str | None = None,
+        n_steps: int | None = None,
+    ) -> np.ndarray:
+        """Draw new networks.
+
+        Parameters
+        ----------
+        n_samples : int
+        random_state : int, RandomState or None
+        temperature : float
+            Factor on the source noise, in [0, 1]; below 1 the networks are less dispersed.
+        solver, n_steps : str, int, optional
+            Instead of those of the estimator.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_weights)
+            Each row a network that runs as it is.
+        """
+        check_is_fitted(self)
+        check_integer("n_samples", n_samples)
+        check_fraction("temperature", temperature, zero=True, one=True)
+        solver = self.solver if solver is None else solver
+        n_steps = self.n_steps if n_steps is None else n_steps
+        check_option("solver", solver, SOLVERS)
+        check_integer("n_steps", n_steps)
+        generator = torch.Generator(self.device).manual_seed(draw_seed(random_state))
+        like, manifold = self.training_points_, self.chart_.manifold
+        x_0 = StandardSource(manifold).sample(n_samples, generator=generator, like=like)
+        x_0 = contract(manifold, x_0, like.mean(0), temperature)
+        with torch.no_grad():
+            parts = [
+                self.field_.denoise(integrate(self.field_, part, solver=solver, n_steps=n_steps))
+                for part in x_0.split(_SAMPLE_CHUNK)
+            ]
+            points = self.chart_.project(torch.cat(parts))
+            return self.chart_.to_weights(points).cpu().numpy()
+
+    def log_prob(
+        self, weights: Weights, *, return_std: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Log density of networks after symmetry removal.
+
+        Parameters
+        ----------
+        weights : WeightPopulation, or array or Tensor of shape (n_networks, n_weights)
+        return_std : bool
+            Also return the standard error of the trace estimate: zero where the trace is exact,
+            NaN with a single probe.
+
+        Returns
+        -------
+        ndarray of shape (n_networks,), or a pair of them
+            Nats, with respect to volume on the canonical manifold. Computed in float64; no row
+            depends on the others.
+
+        Raises
+        ------
+        SolverError
+            If the integration gives non-finite values.
+        """
+        points = self.to_points(weights)
+        trace = self.trace
+        if trace == "auto":
+            trace = "exact" if points.shape[1] <= _EXACT_TRACE_LIMIT else "hutchinson"
+        precise = FlowField(self.field_.path, copy.deepcopy(self.field_.predictor).double())
+        density = log_density(
+            precise,
+            StandardSource(self.chart_.manifold),
+            points,
+            solver=_DENSITY_SOLVER,
+            n_steps=self.n_steps,
+            trace=trace,
+            n_probes=self.n_probes,
+            # The same probes at every call: no row depends on the others.
+            generator=torch.Generator(points.device).manual_seed(0),
+        )
+        value = (density.value - self.chart_.log_abs_det()).cpu().numpy()
+        return (value, density.standard_error.cpu().numpy()) if return_std else value
+
+    def score_samples(self, X: Weights) -> np.ndarray:
+        """Log density of each row in nats, as `log_prob`."""
+        return self.log_prob(X)
+
+    def score(self, X: Weights, y: None = None) -> float:
+        """Mean log density of the rows, in nats."""
+        return float(self.log_prob(X).mean())
+
+    @available_if(_predicts("classification"))
+    def predict_proba(
+        self, X: ArrayLike, *, n_samples: int = 100, random_state: RandomState = 0
+    ) -> np.ndarray:
+        """Class probabilities, averaged over sampled networks.
+
+        Parameters
+        ----------
+        X : array of shape (n_inputs, ...)
+            Network inputs.
+        n_samples : int
+            Networks in the average.
+        random_state : int, RandomState or None
+            By default every call averages over the same networks.
+
+        Returns
+        -------
+        ndarray of shape (n_inputs, n_classes)
+        """
+        weights = self.sample(n_samples, random_state=random_state)
+        return predictive.predict_proba(self.architecture_, weights, np.asarray(X, np.float32))
+
+    @available_if(_predicts(*TASKS))
+    def predict(
+        self, X: ArrayLike, *, n_samples: int = 100, random_state: RandomState = 0
+    ) -> np.ndarray:
+        """Most probable class ``(n_inputs,)``, or mean output ``(n_inputs, n_outputs)``.
+
+        Parameters are those of `predict_proba`.
+        """
+        check_is_fitted(self)
+        if self.task_ == "classification":
+            options = {"n_samples": n_samples, "random_state": random_state}
+            return self.predict_proba(X, **options).argmax(-1)
+        weights = self.sample(n_samples, random_state=random_state)
+        return predictive.predict_moments(
+            self.architecture_, weights, np.asarray(X, np.float32)
+        ).mean
+
+    def novelty(
+        self,
+        held_out: Weights | None = None,
+        *,
+        generated: Weights | None = None,
+        n_samples: int = 200,
+        random_state: RandomState = None,
+    ) -> NoveltyReport:
+        """Compare samples with training and held-out networks: did the flow learn, copy or shrink.
+
+        Parameters
+        ----------
+        held_out : WeightPopulation or array of shape (n_networks, n_weights), optional
+            Networks the flow has not seen. By default the validation chains.
+        generated : array of shape (n_networks, n_weights), optional
+            Networks to judge, of any generator. By default fresh samples.
+        n_samples : int
+            Networks to draw if `generated` is not given.
+        random_state : int, RandomState or None
+
+        Returns
+        -------
+        NoveltyReport
+            Distances are Euclidean between `to_points` of the networks, with every sphere in R^d
+            scaled to radius sqrt(d), so that all coordinates have about unit variance.
+
+        Raises
+        ------
+        ValueError
+            If there are not at least two held-out networks.
+        """
+        check_is_fitted(self)
+        n_held_out = 0 if self.held_out_points_ is None else len(self.held_out_points_)
+        if held_out is None and n_held_out < 2:
+            raise ValueError(
+                f"held_out must be given: the fit held out {n_held_out} networks, and dispersion "
+                f"needs at least 2; or raise validation_fraction."
+            )
+        if generated is None:
+            generated = self.sample(n_samples, random_state=random_state)
+        unseen = self.held_out_points_ if held_out is None else self.to_points(held_out)
+        sets = (self.to_points(generated), self.training_points_, unseen)
+        return novelty_report(*(points * self.unit_scale_ for points in sets))
+
+    def to_points(self, weights: Weights) -> Tensor:
+        """Aligned networks as points of the chart.
+
+        Parameters
+        ----------
+        weights : WeightPopulation, or array or Tensor of shape (n_networks, n_weights)
+
+        Returns
+        -------
+        Tensor of shape (n_networks, n_coordinates)
+            On the manifold ``chart_.manifold``; ``chart_.to_weights`` leads back.
+        """
+        check_is_fitted(self)
+        return self._align(read_weights(self, weights, self.architecture_, reset=False))
+
+    def _fit_chart(self, train: Tensor, generator: torch.Generator) -> Tensor:
+        """Fit alignment and chart; return the points of the training networks."""
+        self.aligner_ = self._make_aligner(generator)
+        if self.aligner_ is not None:
+            train = self.aligner_.fit(train).transform(train)
+        architecture = self.architecture_
+        if self.geometry == "euclidean" and architecture is not None and not architecture.is_mlp:
+            architecture = None  # any other network is a row of numbers, as in a plain array
+        self.chart_ = WeightChart(
+            architecture, self.geometry, self.output_layer, logit_shift=self._has_logit_shift
+        ).fit(train)
+        return self.chart_.to_point(train)
+
+    def _make_aligner(self, generator: torch.Generator) -> Any:
+        if not isinstance(self.alignment, str):
+            return clone(self.alignment, safe=False)
+        if self.architecture_ is None:
+            return None
+        return PermutationAligner(
+            self.architecture_,
+            self.alignment,
+            logit_shift=self._has_logit_shift,
+            random_state=draw_seed(generator) % 2**32,
+        )
+
+    @property
+    def _has_logit_shift(self) -> bool:
+        classifies = self.architecture_ is not None and self.task_ == "classification"
+        return classifies and (self.architecture_.n_outputs or 1) > 1
+
+    def _align(self, rows: Tensor) -> Tensor:
+        aligned = rows if self.aligner_ is None else self.aligner_.transform(rows)
+        return self.chart_.to_point(aligned)
+
+    def _fit_flow(self, inputs: Tensor | None, generator: torch.Generator) -> None:
+        manifold, x = self.chart_.manifold, self.training_points_
+        path, scale = GeodesicPath(manifold, self.sigma), self.unit_scale_
+        problem = VelocityProblem(
+            points=x,
+            held_out=self.held_out_points_,
+            chart=self.chart_,
+            inputs=inputs,
+            scale=scale,
+            schedule=path.schedule,
+            group=path.schedule_group.to(x.device),
+            generator=torch.Generator().manual_seed(draw_seed(generator)),
+        )
+        trainer = FlowTrainer(
+            path,
+            StandardSource(manifold),
+            COUPLINGS[self.coupling],
+            scale.square(),
+            generator,
+            max_iter=self.max_iter,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            prediction=self.prediction,
+            time_distribution=self.time_distribution,
+            ema_decay=self.ema_decay,
+            early_stopping=self.early_stopping,
+            n_iter_no_change=self.n_iter_no_change,
+            verbose=self.verbose,
+        )
+        # Layers draw from torch's global generator when they are made, before the velocity draws
+        # anew from the problem's: the state that the caller sees stays untouched.
+        with torch.random.fork_rng(devices=[]):
+            model = UnitVariance(self._velocity_class()(problem), scale).to(x.device)
+        predictor, self.history_ = trainer.fit(model, x, self.held_out_points_)
+        self.field_ = FlowField(path, predictor.eval().requires_grad_(False))
+
+    def _velocity_class(self) -> Callable[[VelocityProblem], torch.nn.Module]:
+        if self.velocity != "auto":
+            return VELOCITIES.get(self.velocity, self.velocity)
+        is_mlp = self.architecture_ is not None and self.architecture_.is_mlp
+        return ProbeVelocity if is_mlp else MLPVelocity
+
+
+def _first(own: Any, population: WeightPopulation | None, name: str) -> Any:
+    """A parameter of the posterior, or what its population says."""
+    return own if own is not None or population is None else getattr(population, name)
+
+
+def _unit_scale(manifold: ProductManifold, like: Tensor) -> Tensor:
+    scale = torch.ones_like(like[0])
+    for block, part in zip(manifold.blocks, manifold.slices, strict=True):
+        if isinstance(block, SphereBlock):
+            scale[part] = math.sqrt(block.dim)
+    return scale
