@@ -249,7 +249,7 @@ def test_a_sphere_is_learned(generator):
 def test_gaussian_to_gaussian_keeps_the_variance():
     """[E25] 7.1: N(0, I) to N(1, I) on the 802 weights of 30-16-16-2, deterministic samples.
 
-    Bounds of issue 2: mean within 0.02, standard deviation per coordinate within 5 %.
+    Bounds: mean within 0.02, standard deviation per coordinate within 5 %.
     """
     n_train, n_pairs, n_weights = 8000, 2000, 802
     generator = torch.Generator().manual_seed(0)
