@@ -291,7 +291,11 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         x_0 = contract(manifold, x_0, like.mean(0), temperature)
         with torch.no_grad():
             parts = [
-                self.field_.denoise(integrate(self.field_, part, solver=solver, n_steps=n_steps))
+                self.field_.denoise(
+                    integrate(
+                        self.field_, part, solver=solver, n_steps=n_steps, progress=self.verbose
+                    )
+                )
                 for part in x_0.split(_SAMPLE_CHUNK)
             ]
             points = self.chart_.project(torch.cat(parts))

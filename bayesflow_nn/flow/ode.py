@@ -60,7 +60,9 @@ def integrate(
     """
     step = _STEPS[solver]
     times = torch.linspace(start, end, n_steps + 1, dtype=x.dtype, device=x.device)
-    for t, t_next in tqdm(pairwise(times), total=n_steps, disable=not progress, desc="sample"):
+    for t, t_next in tqdm(
+        pairwise(times), total=n_steps, disable=not progress, desc="sample", leave=False
+    ):
         x = step(field, t, t_next - t, x)
     return _check_finite(x, f"{solver} with n_steps={n_steps}")
 

@@ -22,7 +22,7 @@ OUTPUT_LAYERS = ("polar", "sphere", "euclidean")
 
 
 class WeightChart:
-    r"""Chart of weight space modulo neuron scales and logit shift (DESIGN 4.1, 4.2).
+    r"""Chart of weight space modulo neuron scales and logit shift ([Pi22], [E25] 6.2).
 
     A point holds, per hidden layer, the directions of the incoming rows and the biases divided by
     their norms; then the output layer. Euclidean coordinates are standardised one by one with the

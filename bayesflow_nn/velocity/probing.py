@@ -9,8 +9,9 @@ likelihood of the network's function :math:`f_x` has, then to first order
     E[x_1 | x_t] \approx \hat\mu_t + \Sigma_t J^T \nabla \ell(f_{\hat\mu_t}), \qquad
     J = \partial f / \partial x ,
 
-with the Gaussian posterior mean and covariance of :class:`AffineDenoiser`. Here the function is
-seen at learned inputs (probes), :math:`\nabla \ell` is a small network per probe, and J^T is
+with the Gaussian posterior mean and covariance of :class:`AffineDenoiser`, of the latter only the
+mean variance, as a number: the learned gains and the damping do the rest. Here the function is seen
+at learned inputs (probes), :math:`\nabla \ell` is a small network per probe, and J^T is
 backpropagation through the generated network. A Kalman-like gain damps what the function responds
 to strongly: per layer (I + rho G)^{-1}, with G the second moments of the layer's inputs over probes
 (the input factor of K-FAC, Martens & Grosse 2015). Several such steps refine the prediction.
