@@ -493,7 +493,6 @@ class FlowPosterior(DensityMixin, BaseEstimator):
             inputs=inputs,
             scale=scale,
             schedule=path.schedule,
-            group=path.schedule_group.to(x.device),
             generator=torch.Generator().manual_seed(draw_seed(generator)),
         )
         trainer = FlowTrainer(

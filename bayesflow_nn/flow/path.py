@@ -1,16 +1,25 @@
 r"""Conditional probability paths with a width floor, on products of spheres and Euclidean blocks.
 
-With :math:`\kappa(t) = 1 - (1 - \sigma) t`, t = 0 the source and t = 1 the weights,
+With :math:`\kappa(t) = 1 - (1 - \sigma) t` and the angle :math:`\varphi = \kappa \pi / 2`, t = 0 the
+source and t = 1 the weights,
 
 .. math::
-    x_t &= \kappa x_0 + t x_1, &
-    u_t(x_t | x_1) &= (x_1 - (1 - \sigma) x_t) / \kappa
-    && \text{(Euclidean, [L23] eq. 22)} \\
     x_t &= \exp_{x_1}(\kappa \log_{x_1} x_0), &
     u_t(x_t | x_1) &= \tfrac{1 - \sigma}{\kappa} \log_{x_t} x_1
-    && \text{(sphere, [CL23] eq. 13-14)}
+    && \text{(sphere, [CL23] eq. 13-14)} \\
+    x_t &= \cos\varphi \, x_1 + \sin\varphi \, x_0, &
+    u_t(x_t | x_1) &= \frac{(1 - \sigma) \pi / 2}{\sin\varphi} (x_1 - \cos\varphi \, x_t)
+    && \text{(Euclidean block beside spheres)} \\
+    x_t &= \kappa x_0 + t x_1, &
+    u_t(x_t | x_1) &= (x_1 - (1 - \sigma) x_t) / \kappa
+    && \text{(Euclidean space, [L23] eq. 22)}
 
-The floor :math:`\sigma > 0` keeps every field finite up to t = 1. Both fields are affine in what a
+The second line is what the first becomes on a sphere of high dimension, where source and target are
+orthogonal. Euclidean blocks follow it beside spheres, so that all coordinates of a network are
+equally noisy at every time: a bias on the straight line of the third would stand out of the noise
+later than the row it belongs to, and no single covariance would describe both.
+
+The floor :math:`\sigma > 0` keeps every field finite up to t = 1. All fields are affine in what a
 network predicts: the target :math:`E[x_1 | x_t]`, or on a sphere an ambient vector whose tangent
 part, times a fixed function of t, is :math:`E[\log_{x_t} x_1 | x_t]`. (The log of a mean point
 would be biased.)
@@ -78,56 +87,53 @@ class GeodesicPath:
 
     def sample(self, t: Tensor, x_0: Tensor, x_1: Tensor) -> PathSample:
         """Draw ``x_t`` and its conditional velocity for pairs of source and target points."""
-        kappa, manifold = self.kappa(t)[:, None], self.manifold
-        flat = kappa * x_0 + t[:, None] * x_1
-        if not manifold.n_spheres:
-            return PathSample(t, x_0, x_1, flat, (x_1 - (1 - self.sigma) * flat) / kappa)
-        geodesic = manifold.expmap(x_1, kappa * manifold.logmap(x_1, x_0))
-        x_t = torch.where(self._mask(x_1), geodesic, flat)
-        reached = manifold.logmap(x_t, x_1) * (1 - self.sigma)
-        u_t = torch.where(self._mask(x_1), reached, x_1 - (1 - self.sigma) * x_t) / kappa
+        signal, noise = self.schedule(t)
+        rate, pull = self._rate_and_pull(t)
+        x_t = signal * x_1 + noise * x_0
+        if not self.manifold.n_spheres:
+            return PathSample(t, x_0, x_1, x_t, rate * (x_1 - pull * x_t))
+        kappa, manifold, on_sphere = self.kappa(t)[:, None], self.manifold, self._mask(x_1)
+        x_t = torch.where(on_sphere, manifold.expmap(x_1, kappa * manifold.logmap(x_1, x_0)), x_t)
+        along_geodesic = manifold.logmap(x_t, x_1) * (1 - self.sigma) / kappa
+        u_t = torch.where(on_sphere, along_geodesic, rate * (x_1 - pull * x_t))
         return PathSample(t, x_0, x_1, x_t, u_t)
 
     def velocity(self, t: Tensor, x: Tensor, prediction: Tensor) -> Tensor:
         r"""Tangent velocity ``(n, n_coordinates)`` from an ambient prediction of the target.
 
-        On spheres the prediction is scaled by :math:`\varphi / \sin\varphi` with
-        :math:`\varphi = \kappa \pi / 2`, the ratio between the log map and the tangent part of its
-        target at the typical distance, so that a predictor of :math:`E[x_1 | x_t]` serves there
-        too.
+        On spheres the tangent part of the prediction is scaled as in a Euclidean block:
+        by :math:`\varphi / \sin\varphi` against the log map, the ratio of the two where source and
+        target are orthogonal, so that a predictor of :math:`E[x_1 | x_t]` serves there too.
         """
-        kappa = self.kappa(t)[:, None]
-        euclidean = prediction - (1 - self.sigma) * x
-        if not self.manifold.n_spheres:
-            return euclidean / kappa
-        angle = kappa * (math.pi / 2)
-        tangent = (1 - self.sigma) * angle / torch.sin(angle) * prediction
-        ambient = torch.where(self._mask(x), tangent, euclidean) / kappa
-        return self.manifold.proju(x, ambient)
+        rate, pull = self._rate_and_pull(t)
+        return self.manifold.proju(x, rate * (prediction - pull * x))
 
     def denoise(self, t: Tensor, x: Tensor, prediction: Tensor) -> Tensor:
         """Move `x` to where the prediction says its target lies (no noise is left at t = 1)."""
+        if not self.manifold.n_spheres:
+            return prediction
         remaining = self.kappa(t)[:, None] / (1 - self.sigma)
-        step = remaining * self.velocity(t, x, prediction)
-        moved = self.manifold.expmap(x, step)
+        moved = self.manifold.expmap(x, remaining * self.velocity(t, x, prediction))
         return torch.where(self._mask(x), moved, prediction)
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Weights of signal and noise in ``x_t``, each ``(n, 2)``: Euclidean blocks, spheres.
+        r"""Weights of target and source in ``x_t``, each ``(n, 1)``.
 
-        Exact in Euclidean blocks, :math:`(t, \kappa)`; on spheres
-        :math:`(\cos \kappa \pi/2, \sin \kappa \pi/2)`, which holds where source and target are
-        orthogonal, as nearly all pairs on a sphere of high dimension are.
+        Exact in Euclidean blocks; on spheres where source and target are orthogonal, as nearly all
+        pairs on a sphere of high dimension are.
         """
-        kappa = self.kappa(t)
+        kappa = self.kappa(t)[:, None]
+        if not self.manifold.n_spheres:
+            return t[:, None], kappa
         angle = kappa * (math.pi / 2)
-        signal = torch.stack([t, torch.cos(angle)], dim=1)
-        return signal, torch.stack([kappa, torch.sin(angle)], dim=1)
+        return torch.cos(angle), torch.sin(angle)
 
-    @property
-    def schedule_group(self) -> Tensor:
-        """Column of `schedule` for each coordinate, ``(n_coordinates,)``."""
-        return self.manifold.sphere_mask.long()
+    def _rate_and_pull(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients ``(n, 1)`` of the velocity: rate (prediction - pull x)."""
+        signal, noise = self.schedule(t)
+        if not self.manifold.n_spheres:
+            return 1 / noise, torch.full_like(noise, 1 - self.sigma)
+        return (1 - self.sigma) * (math.pi / 2) / noise, signal
 
     def _mask(self, like: Tensor) -> Tensor:
         if self._on_sphere.device != like.device:

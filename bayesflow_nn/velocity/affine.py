@@ -53,32 +53,23 @@ class AffineDenoiser(nn.Module):
     held_out : Tensor of shape (m, n_coordinates) or None
         Points of other chains for the variance along the eigenvectors. None keeps the sample's.
     schedule : callable
-        ``t (n,) -> (signal, noise)``, each ``(n, n_groups)``: the weights of target and source in
-        ``x_t``, for each group of coordinates.
-    group : Tensor of int64, shape (n_coordinates,)
-        Group of each coordinate.
+        ``t (n,) -> (signal, noise)``, each ``(n, 1)``: the weights of target and source in ``x_t``.
 
     Examples
     --------
     >>> import torch
     >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)) * 3
-    >>> denoiser = AffineDenoiser(x, None, lambda t: (t[:, None], 1 - t[:, None]),
-    ...                           torch.zeros(2, dtype=torch.int64))
+    >>> denoiser = AffineDenoiser(x, None, lambda t: (t[:, None], 1 - t[:, None]))
     >>> denoiser(torch.ones(1), x[:1]).mean.allclose(x[:1])
     True
     """
 
-    group: Tensor
-    shares: Tensor
-    rest_shares: Tensor
     mean: Tensor
     basis: Tensor
     variances: Tensor
     rest_variance: Tensor
 
-    def __init__(
-        self, x: Tensor, held_out: Tensor | None, schedule: Schedule, group: Tensor
-    ) -> None:
+    def __init__(self, x: Tensor, held_out: Tensor | None, schedule: Schedule) -> None:
         super().__init__()
         self.schedule = schedule
         mean = x.double().mean(0)
@@ -90,16 +81,6 @@ class AffineDenoiser(nn.Module):
             variances = _shrink(variances, coefficients.square().mean(0), len(held_out))
             outside = residual.square().sum(1).mean() - coefficients.square().sum(1).mean()
             rest = outside.clamp_min(0) / max(x.shape[1] - basis.shape[1], 1)
-        n_groups = schedule(x.new_zeros(1))[0].shape[1]
-        shares = torch.stack([basis[group == i].square().sum(0) for i in range(n_groups)])
-        counts = torch.bincount(group, minlength=n_groups).double()
-        # With all axes there is no rest: its shares then only have to give a finite gain.
-        left_out = counts - shares.sum(1) if basis.shape[1] < x.shape[1] else counts
-        rest_shares = left_out / left_out.sum()
-        self.register_buffer("group", group)
-        # Axis i takes the schedule of the groups of coordinates in proportion to its energy there.
-        self.register_buffer("shares", shares.to(x.dtype))
-        self.register_buffer("rest_shares", rest_shares.to(x.dtype)[:, None])
         self.register_buffer("mean", mean.to(x.dtype))
         self.register_buffer("basis", basis.to(x.dtype).contiguous())
         self.register_buffer("variances", variances.clamp_min(_SMALLEST_VARIANCE).to(x.dtype))
@@ -108,11 +89,10 @@ class AffineDenoiser(nn.Module):
     def forward(self, t: Tensor, x: Tensor) -> Denoised:
         """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``."""
         signal, noise = self.schedule(t)
-        centred = x - signal[:, self.group] * self.mean
+        centred = x - signal * self.mean
         coefficients = centred @ self.basis
-        gain, variance = _posterior(signal @ self.shares, noise @ self.shares, self.variances)
-        rest_signal, rest_noise = signal @ self.rest_shares, noise @ self.rest_shares
-        rest_gain, rest_variance = _posterior(rest_signal, rest_noise, self.rest_variance)
+        gain, variance = _posterior(signal, noise, self.variances)
+        rest_gain, rest_variance = _posterior(signal, noise, self.rest_variance)
         mean = self.mean + rest_gain * centred + (coefficients * (gain - rest_gain)) @ self.basis.T
         n_rest = x.shape[1] - self.basis.shape[1]
         total = variance.sum(1, keepdim=True) + n_rest * rest_variance

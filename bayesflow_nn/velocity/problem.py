@@ -26,9 +26,7 @@ class VelocityProblem:
     scale : Tensor of shape (n_coordinates,)
         Factor from points to coordinates of about unit variance, in which models work.
     schedule : callable
-        ``t (n,) -> (signal, noise)``, each ``(n, n_groups)``, the weights of target and source.
-    group : Tensor of int64, shape (n_coordinates,)
-        Column of the schedule for each coordinate.
+        ``t (n,) -> (signal, noise)``, each ``(n, 1)``, the weights of target and source.
     generator : torch.Generator
         Source of initial parameters, on the CPU.
     """
@@ -39,13 +37,12 @@ class VelocityProblem:
     inputs: Tensor | None
     scale: Tensor
     schedule: Schedule
-    group: Tensor
     generator: torch.Generator
 
     def make_denoiser(self) -> AffineDenoiser:
         """Closed-form affine prediction in coordinates of unit variance."""
         held_out = None if self.held_out is None else self.held_out * self.scale
-        return AffineDenoiser(self.points * self.scale, held_out, self.schedule, self.group)
+        return AffineDenoiser(self.points * self.scale, held_out, self.schedule)
 
 
 class UnitVariance(nn.Module):

@@ -43,6 +43,14 @@ def angles(x, y, block, part):
     return (x * y).sum(-1).arccos()
 
 
+def euclidean_weights(manifold, t):
+    """Weights of target and source in Euclidean coordinates."""
+    kappa = 1 - (1 - SIGMA) * t
+    if any(isinstance(block, SphereBlock) for block in manifold.blocks):
+        return math.cos(kappa * math.pi / 2), math.sin(kappa * math.pi / 2)
+    return t, kappa
+
+
 def perfect_prediction(path, draw, radial=0.0):
     """The target on Euclidean blocks; on spheres the vector that stands for log_{x_t} x_1.
 
@@ -70,7 +78,8 @@ def test_the_path_ends_within_sigma_of_the_target(path, ends):
     x_t = path.sample(at(1.0), x_0, x_1).x_t
     for block, part in zip(path.manifold.blocks, path.manifold.slices, strict=True):
         if isinstance(block, EuclideanBlock):
-            torch.testing.assert_close(x_t[:, part], (x_1 + SIGMA * x_0)[:, part])
+            signal, noise = euclidean_weights(path.manifold, 1.0)
+            torch.testing.assert_close(x_t[:, part], (signal * x_1 + noise * x_0)[:, part])
             continue
         # On a great circle between the ends, the fraction sigma of it from x_1. The arc cosine of
         # an angle of at least 0.01 loses a factor 100 of the rounding.
@@ -130,17 +139,37 @@ def test_predicting_the_target_point_is_perfect_where_source_and_target_are_orth
     torch.testing.assert_close(velocity, draw.u_t, atol=1e-11, rtol=0)
 
 
-def test_the_schedule_holds_the_weights_of_target_and_source(generator, draw_points):
-    manifold = ProductManifold([EuclideanBlock(3)])
+def test_the_schedule_holds_the_weights_of_target_and_source(path, draw):
+    signal, noise = path.schedule(draw.t)
+    euclidean = path.manifold.euclidean_mask
+    mixed = signal * draw.x_1 + noise * draw.x_0
+    torch.testing.assert_close(mixed[:, euclidean], draw.x_t[:, euclidean])
+    for row in range(N):
+        expected = euclidean_weights(path.manifold, draw.t[row].item())
+        weights = signal[row].item(), noise[row].item()
+        assert weights == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
+def test_euclidean_blocks_are_as_noisy_as_the_spheres_beside_them(generator, t):
+    """Correlation of x_t with x_1, over both kinds of coordinates of standard normal draws.
+
+    A sphere of radius sqrt(d) in R^d, d large, is a standard normal in all its coordinates.
+    """
+    manifold = ProductManifold([SphereBlock(1, 2000), EuclideanBlock(2000)])
     path = GeodesicPath(manifold, SIGMA)
-    t = torch.rand(N, generator=generator, dtype=torch.float64)
-    draw = path.sample(t, draw_points(manifold, N), draw_points(manifold, N))
-    signal, noise = (weight[:, path.schedule_group] for weight in path.schedule(draw.t))
-    torch.testing.assert_close(signal * draw.x_1 + noise * draw.x_0, draw.x_t)
+    x_0, x_1 = (manifold.random_source(20, generator, torch.float64) for _ in range(2))
+    x_t = path.sample(torch.full((20,), t, dtype=torch.float64), x_0, x_1).x_t
+    correlations = [
+        torch.nn.functional.cosine_similarity(x_t[:, part], x_1[:, part]).mean().item()
+        for part in manifold.slices
+    ]
+    # The mean over 20 rows of 2,000 coordinates: standard error at most 1 / sqrt(40,000) = .005.
+    assert correlations[0] == pytest.approx(correlations[1], abs=0.02)
 
 
 def test_the_schedule_is_exact_on_spheres_where_source_and_target_are_orthogonal(orthogonal):
     path, draw = orthogonal
-    signal, noise = (weight[:, path.schedule_group] for weight in path.schedule(draw.t))
+    signal, noise = path.schedule(draw.t)
     mixed = signal * draw.x_1 + noise * draw.x_0
     torch.testing.assert_close(mixed, draw.x_t, atol=ROUNDING, rtol=0)

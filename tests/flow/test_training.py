@@ -40,7 +40,6 @@ def make_problem(path, points, seed=0):
         inputs=None,
         scale=torch.ones(points.shape[1]),
         schedule=path.schedule,
-        group=path.schedule_group,
         generator=torch.Generator().manual_seed(seed),
     )
 

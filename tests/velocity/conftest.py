@@ -39,7 +39,6 @@ def make_problem(generator):
             inputs=inputs,
             scale=torch.cat(radii).double().sqrt(),
             schedule=path.schedule,
-            group=path.schedule_group,
             generator=torch.Generator().manual_seed(seed),
         )
 

@@ -6,8 +6,6 @@ import pytest
 import torch
 from scipy.stats import loggamma
 
-from bayesflow_nn.flow import GeodesicPath
-from bayesflow_nn.geometry import EuclideanBlock, ProductManifold
 from bayesflow_nn.velocity import AffineDenoiser
 
 SIGMA = 0.1
@@ -17,35 +15,22 @@ ROUNDING = 1e-11
 
 
 def straight(t):
-    """One group: x_t = t x_1 + kappa x_0."""
+    """Weights of x_t = t x_1 + kappa x_0."""
     return t[:, None], 1 - (1 - SIGMA) * t[:, None]
 
 
-def two_speeds(t):
-    """Two groups with different weights of signal and noise."""
-    return torch.stack([t, t.sqrt()], 1), torch.stack([1.1 - t, 1.2 - t**2], 1)
-
-
-def one_group(n_coordinates):
-    return torch.zeros(n_coordinates, dtype=torch.int64)
-
-
 def condition(mean, covariance, signal, noise, x):
-    """Mean and covariance of x_1 ~ N(mean, covariance) given x = signal * x_1 + noise * x_0.
-
-    Signal and noise are the diagonals of matrices, ``(n_coordinates,)``.
-    """
-    signal, noise = torch.diag(signal), torch.diag(noise)
-    gain = covariance @ signal @ torch.linalg.inv(signal @ covariance @ signal + noise @ noise)
-    return mean + gain @ (x - signal @ mean), covariance - gain @ signal @ covariance
+    """Mean and covariance of x_1 ~ N(mean, covariance) given x = signal * x_1 + noise * x_0."""
+    evidence = signal**2 * covariance + noise**2 * torch.eye(len(mean), dtype=mean.dtype)
+    gain = signal * covariance @ torch.linalg.inv(evidence)
+    return mean + gain @ (x - signal * mean), covariance - signal * gain @ covariance
 
 
 def check_denoiser(denoiser, mean, covariance, t, x):
     """Compare with conditioning row by row."""
     result, (signal, noise) = denoiser(t, x), denoiser.schedule(t)
     for row in range(len(t)):
-        weights = (weight[row, denoiser.group] for weight in (signal, noise))
-        expected, remaining = condition(mean, covariance, *weights, x[row])
+        expected, remaining = condition(mean, covariance, signal[row], noise[row], x[row])
         torch.testing.assert_close(result.mean[row], expected, atol=ROUNDING, rtol=0)
         variance = remaining.diagonal().mean()
         torch.testing.assert_close(result.variance[row, 0], variance, atol=ROUNDING, rtol=0)
@@ -69,13 +54,13 @@ def correlated(generator, n, n_coordinates):
 
 def test_many_points_give_the_conditional_of_their_gaussian(generator, noisy):
     x = correlated(generator, 200, 5)
-    denoiser = AffineDenoiser(x, None, straight, one_group(5))
+    denoiser = AffineDenoiser(x, None, straight)
     check_denoiser(denoiser, x.mean(0), x.T.cov(), *noisy(5))
 
 
 def test_fewer_points_than_coordinates_leave_the_rest_certain(generator, noisy):
     x = correlated(generator, 4, 7)
-    denoiser = AffineDenoiser(x, None, straight, one_group(7))
+    denoiser = AffineDenoiser(x, None, straight)
     # What the points do not span has the smallest variance that is allowed.
     values, vectors = torch.linalg.eigh(x.T.cov())
     covariance = vectors @ torch.diag(values.clamp_min(1e-8)) @ vectors.T
@@ -84,7 +69,7 @@ def test_fewer_points_than_coordinates_leave_the_rest_certain(generator, noisy):
 
 def test_held_out_points_give_the_rest_an_isotropic_variance(generator, noisy):
     x, held_out = correlated(generator, 4, 7), correlated(generator, 30, 7)
-    denoiser = AffineDenoiser(x, held_out, straight, one_group(7))
+    denoiser = AffineDenoiser(x, held_out, straight)
     centred = held_out - x.mean(0)
     # The span of the centred points, by a singular value decomposition.
     _, lengths, axes = torch.linalg.svd(x - x.mean(0), full_matrices=False)
@@ -101,27 +86,6 @@ def test_held_out_points_give_the_rest_an_isotropic_variance(generator, noisy):
     smooth = ratio[[0, 0, 1, 2, 2]].unfold(0, 3, 1).prod(1) ** (1 / 3) / math.exp(bias)
     covariance = axes.T @ torch.diag(smooth * sample) @ axes + rest * outside
     check_denoiser(denoiser, x.mean(0), covariance, *noisy(7))
-
-
-def test_uncorrelated_groups_follow_their_own_schedules(generator, noisy):
-    first, second = correlated(generator, 100, 2), correlated(generator, 100, 3)
-    first, second = first - first.mean(0), second - second.mean(0)
-    # Rows with every combination of signs have no correlation between the groups at all.
-    x = torch.cat([torch.cat([first, second], 1), torch.cat([first, -second], 1)])
-    denoiser = AffineDenoiser(x, None, two_speeds, torch.tensor([0, 0, 1, 1, 1]))
-    check_denoiser(denoiser, x.mean(0), x.T.cov(), *noisy(5))
-
-
-def test_the_rest_follows_the_schedule_of_its_own_coordinates(generator, noisy):
-    """A path has two groups even on a Euclidean manifold, whose coordinates are all in one."""
-    manifold = ProductManifold([EuclideanBlock(7)])
-    path = GeodesicPath(manifold, SIGMA)
-    x, held_out = correlated(generator, 4, 7), correlated(generator, 30, 7)
-    t, noise = noisy(7)
-    alone = AffineDenoiser(x, held_out, straight, one_group(7))(t, noise)
-    on_path = AffineDenoiser(x, held_out, path.schedule, path.schedule_group)(t, noise)
-    torch.testing.assert_close(on_path.mean, alone.mean)
-    torch.testing.assert_close(on_path.variance, alone.variance)
 
 
 @pytest.fixture
@@ -143,9 +107,8 @@ def prediction_error(denoiser, x_1, t, generator):
 @pytest.mark.parametrize("t", [0.3, 0.5, 0.7])
 def test_held_out_variances_predict_better_than_sample_eigenvalues(few_networks, generator, t):
     x, held_out, new = few_networks
-    group = one_group(40)
-    raw, _ = prediction_error(AffineDenoiser(x, None, straight, group), new, t, generator)
-    shrunk, _ = prediction_error(AffineDenoiser(x, held_out, straight, group), new, t, generator)
+    raw, _ = prediction_error(AffineDenoiser(x, None, straight), new, t, generator)
+    shrunk, _ = prediction_error(AffineDenoiser(x, held_out, straight), new, t, generator)
     signal, noise = t, 1 - (1 - SIGMA) * t
     best = noise**2 / (signal**2 + noise**2)  # of the true covariance I
     # 80,000 squared errors: known to 0.5 %, and both predictors see like noise.
@@ -155,7 +118,7 @@ def test_held_out_variances_predict_better_than_sample_eigenvalues(few_networks,
 
 def test_held_out_variances_make_the_claimed_error_true(few_networks, generator):
     x, held_out, new = few_networks
-    denoiser = AffineDenoiser(x, held_out, straight, one_group(40))
+    denoiser = AffineDenoiser(x, held_out, straight)
     error, claimed = prediction_error(denoiser, new, 0.5, generator)
     # Errors: 0.5 %; 2,400 held-out squares: sqrt(2 / 2,400) = 3 %; mean of 60 points: 2 %.
     assert claimed == pytest.approx(error, rel=0.1)
@@ -163,8 +126,8 @@ def test_held_out_variances_make_the_claimed_error_true(few_networks, generator)
 
 def test_one_held_out_point_is_too_few_to_be_used(generator, noisy):
     x, (t, noise) = correlated(generator, 50, 4), noisy(4)
-    without = AffineDenoiser(x, None, straight, one_group(4))(t, noise)
-    one = AffineDenoiser(x, x[:1] + 5, straight, one_group(4))(t, noise)
+    without = AffineDenoiser(x, None, straight)(t, noise)
+    one = AffineDenoiser(x, x[:1] + 5, straight)(t, noise)
     assert torch.equal(one.mean, without.mean)
 
 
@@ -172,7 +135,7 @@ def test_a_constant_coordinate_is_predicted_to_be_its_constant(generator, noisy)
     x = correlated(generator, 50, 4)
     x[:, 2] = 7.0
     t, noise = noisy(4)
-    mean, variance = AffineDenoiser(x, None, straight, one_group(4))(t[:-1], noise[:-1])
+    mean, variance = AffineDenoiser(x, None, straight)(t[:-1], noise[:-1])
     # The smallest variance 1e-8 lets it move by 1e-8 / kappa^2 of the noise, kappa >= 0.2.
     expected = torch.full((5,), 7.0, dtype=torch.float64)
     torch.testing.assert_close(mean[:, 2], expected, atol=1e-5, rtol=0)
@@ -181,7 +144,7 @@ def test_a_constant_coordinate_is_predicted_to_be_its_constant(generator, noisy)
 
 def test_the_denoiser_is_saved_with_its_module(generator, noisy):
     x, (t, noise) = correlated(generator, 50, 4), noisy(4)
-    denoiser = AffineDenoiser(x, x + 1, straight, one_group(4))
-    other = AffineDenoiser(torch.ones_like(x), x, straight, one_group(4))
+    denoiser = AffineDenoiser(x, x + 1, straight)
+    other = AffineDenoiser(torch.ones_like(x), x, straight)
     other.load_state_dict(denoiser.state_dict())
     assert torch.equal(other(t, noise).mean, denoiser(t, noise).mean)

@@ -24,7 +24,6 @@ def test_the_denoiser_of_a_problem_is_fitted_to_scaled_points(problem, draw_nois
         problem.points * problem.scale,
         problem.held_out * problem.scale,
         problem.schedule,
-        problem.group,
     )
     assert torch.equal(problem.make_denoiser()(t, x).mean, expected(t, x).mean)
     assert torch.equal(problem.make_denoiser()(t, x).variance, expected(t, x).variance)
