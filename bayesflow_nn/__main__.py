@@ -42,7 +42,7 @@ class Problem(NamedTuple):
 
 
 PROBLEMS = {
-    "breast_cancer": Problem(datasets.load_breast_cancer, (16, 16), 8000),
+    "breast_cancer": Problem(datasets.load_breast_cancer, (16, 16), 6000),
     "iris": Problem(datasets.load_iris, (16,), 12000),
     "wine": Problem(datasets.load_wine, (16,), 6000),
     "digits": Problem(datasets.load_digits, (32,), 7000),

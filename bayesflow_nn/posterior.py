@@ -100,8 +100,10 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         Whether the regression error is measured on the velocity or on the target.
     sigma : float
         Width floor of the paths, in units of the source.
-    time_distribution : {"uniform", "beta"}
-        Law of the time in training; "beta" is Beta(1, 2) ([E25] 6.4).
+    time_distribution : {"auto", "uniform", "beta", "late"}
+        Law of the time in training; "beta" is Beta(1, 2) ([E25] 6.4), "late" is Beta(3, 1).
+        "auto" is "late" for ``velocity="probe"``, whose networks say most once little noise is
+        left, else "uniform".
     max_iter, batch_size : int
         Number of training steps and of networks in each.
     learning_rate, weight_decay : float
@@ -175,10 +177,10 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         velocity: Any = "auto",
         prediction: str = "velocity",
         sigma: float = 1e-3,
-        time_distribution: str = "uniform",
-        max_iter: int = 700,
+        time_distribution: str = "auto",
+        max_iter: int = 600,
         batch_size: int = 128,
-        learning_rate: float = 6e-3,
+        learning_rate: float = 4e-3,
         weight_decay: float = 1e-4,
         ema_decay: float = 0.98,
         validation_fraction: float = 0.1,
@@ -506,7 +508,7 @@ class FlowPosterior(DensityMixin, BaseEstimator):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             prediction=self.prediction,
-            time_distribution=self.time_distribution,
+            time_distribution=self._time_distribution(),
             ema_decay=self.ema_decay,
             early_stopping=self.early_stopping,
             n_iter_no_change=self.n_iter_no_change,
@@ -518,6 +520,11 @@ class FlowPosterior(DensityMixin, BaseEstimator):
             model = UnitVariance(self._velocity_class()(problem), scale).to(x.device)
         predictor, self.history_ = trainer.fit(model, x, self.held_out_points_)
         self.field_ = FlowField(path, predictor.eval().requires_grad_(False))
+
+    def _time_distribution(self) -> str:
+        if self.time_distribution != "auto":
+            return self.time_distribution
+        return "late" if self._velocity_class() is ProbeVelocity else "uniform"
 
     def _velocity_class(self) -> Callable[[VelocityProblem], torch.nn.Module]:
         if self.velocity != "auto":

@@ -33,7 +33,7 @@ _CHOICES = {
     "output_layer": OUTPUT_LAYERS,
     "coupling": tuple(COUPLINGS),
     "prediction": ("target", "velocity"),
-    "time_distribution": ("uniform", "beta"),
+    "time_distribution": ("auto", "uniform", "beta", "late"),
     "solver": SOLVERS,
     "trace": ("auto", "exact", "hutchinson"),
     "early_stopping": (True, False),

@@ -1,6 +1,6 @@
 r"""Conditional probability paths with a width floor, on products of spheres and Euclidean blocks.
 
-With :math:`\kappa(t) = 1 - (1 - \sigma) t` and the angle :math:`\varphi = \kappa \pi / 2`, t = 0 the
+With :math:`\kappa(t) = 1 - (1 - \sigma) t`, the angle :math:`\varphi = \kappa \pi / 2`, t = 0 the
 source and t = 1 the weights,
 
 .. math::

@@ -64,8 +64,8 @@ class FlowTrainer:
         Peak learning rate and decoupled weight decay of AdamW.
     prediction : {"target", "velocity"}
         What the error is measured on.
-    time_distribution : {"uniform", "beta"}
-        Law of t; Beta(1, 2) dwells on early times ([E25] 6.4).
+    time_distribution : {"uniform", "beta", "late"}
+        Law of t: uniform; Beta(1, 2), which dwells on early times ([E25] 6.4); or Beta(3, 1).
     ema_decay : float
         Decay of the average over parameters that is kept.
     early_stopping : bool
@@ -160,6 +160,8 @@ class FlowTrainer:
         t = torch.rand(n, generator=generator, dtype=x_1.dtype, device=x_1.device)
         if self.time_distribution == "beta":
             t = 1 - torch.sqrt(t)  # inverse distribution function of Beta(1, 2)
+        elif self.time_distribution == "late":
+            t = t ** (1 / 3)  # of Beta(3, 1)
         x_0 = self.source.sample(n, generator=generator, like=x_1)
         return self.path.sample(t, self.coupling(self.path.manifold, x_0, x_1), x_1)
 

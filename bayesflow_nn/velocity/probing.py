@@ -16,7 +16,8 @@ backpropagation through the generated network. A Kalman-like gain damps what the
 to strongly: per layer (I + rho G)^{-1}, with G the second moments of the layer's inputs over probes
 (the input factor of K-FAC, Martens & Grosse 2015). Several such steps refine the prediction.
 
-No label and no task loss enters; inputs only say where the probes start.
+No label and no task loss enters; inputs only say where the probes start: one half where the
+networks are least certain, which is where their functions have to be precise.
 """
 
 import math
@@ -31,7 +32,7 @@ from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.problem import VelocityProblem
 from bayesflow_nn.velocity.time_features import N_TIME_FEATURES, time_features
 
-_RESPONSE_WIDTH = 48
+_RESPONSE_WIDTH = 32
 _INITIAL_RESPONSE = 0.05
 _INITIAL_GAIN = 20.0
 _INITIAL_DAMPING = 50.0
@@ -46,8 +47,8 @@ class ProbeVelocity(nn.Module):
     problem : VelocityProblem
         Its chart must be that of a multilayer perceptron.
     n_probes : int
-        Number of learned inputs per refinement. They start at inputs of the problem, or at
-        standard normal ones if it has none.
+        Number of learned inputs per refinement. They start at inputs of the problem, for
+        classifiers one half at the least certain ones, or at standard normal ones if it has none.
     n_refinements : int
         Number of steps.
 
@@ -66,8 +67,8 @@ class ProbeVelocity(nn.Module):
         self,
         problem: VelocityProblem,
         *,
-        n_probes: int = 128,
-        n_refinements: int = 3,
+        n_probes: int = 64,
+        n_refinements: int = 6,
     ) -> None:
         super().__init__()
         architecture = problem.chart.architecture
@@ -86,7 +87,8 @@ class ProbeVelocity(nn.Module):
         prediction, variance = self.denoiser(t, x)
         features = time_features(t)
         for refinement in self.refinements:
-            prediction = prediction + refinement(features, prediction, variance)
+            step = refinement(features, prediction, variance)
+            prediction = prediction + _within_posterior(step, variance)
         return prediction
 
 
@@ -145,14 +147,35 @@ class _Refinement(nn.Module):
         return vjp(run, *shifts, has_aux=True)
 
 
+def _within_posterior(step: Tensor, variance: Tensor) -> Tensor:
+    """Shorten a step smoothly to at most a posterior standard deviation, as root mean square.
+
+    Learned steps are about a tenth as long and hardly change. Without a bound, the steps of an
+    untrained model can feed each other until they overflow.
+    """
+    square = step.square().mean(1, keepdim=True)
+    return step * (variance / (variance + square)).sqrt()
+
+
 def _initial_probes(problem: VelocityProblem, n_probes: int) -> Tensor:
     points, generator = problem.points, problem.generator
     if problem.inputs is None:
         n_inputs = problem.chart.architecture.sizes[0]
         return torch.randn(n_probes, n_inputs, generator=generator).to(points)
     order = torch.randperm(len(problem.inputs), generator=generator)
+    if problem.chart.logit_shift:
+        hard = _least_certain(problem)[: n_probes // 2]
+        order = torch.cat([hard, order[~torch.isin(order, hard)]])
     rows = order.repeat(-(-n_probes // len(order)))[:n_probes]
     return problem.inputs[rows].to(points, copy=True)
+
+
+def _least_certain(problem: VelocityProblem) -> Tensor:
+    """Indices of the inputs, those first whose predictions have the largest mean entropy."""
+    weights = problem.chart.to_weights(problem.points[:_N_UNIT_NETWORKS])
+    inputs = problem.inputs.to(problem.points)
+    proba = problem.chart.architecture.apply(weights, inputs).softmax(-1)
+    return torch.special.entr(proba).sum(-1).mean(0).argsort(descending=True).cpu()
 
 
 class _Response(nn.Module):
@@ -181,8 +204,8 @@ class _Response(nn.Module):
         logits = logits.transpose(1, 2)
         seen = torch.cat([logits / self.unit, logits.softmax(-1)], dim=-1)
         shift = self.identity + self.shift(features)[:, None]
-        hidden = nn.functional.silu(self.read_in(seen) + shift)
-        response = self.read_out(nn.functional.silu(self.hidden(hidden)))
+        hidden = torch.relu(self.read_in(seen) + shift)
+        response = self.read_out(torch.relu(self.hidden(hidden)))
         return response.transpose(1, 2)
 
 

@@ -56,6 +56,19 @@ def test_without_a_response_it_is_the_affine_denoiser(model_and_problem, draw_no
     assert torch.equal(model(t, x), expected)
 
 
+def test_no_step_is_longer_than_the_posterior_is_wide(make_model, draw_noisy):
+    """Root mean squares; gains of e^50 ask for much longer steps."""
+    model, problem = small(make_model)
+    t, x = draw_noisy(problem)
+    mean, variance = problem.make_denoiser()(t, x)
+    for refinement in model.refinements:
+        nn.init.constant_(refinement.log_gain.bias, 50.0)
+    lengths = (model(t, x) - mean).square().mean(1).sqrt()
+    # Each of the steps has nearly the largest length; their sum is at most their number times it.
+    assert (lengths <= len(model.refinements) * variance.sqrt().squeeze(1)).all()
+    assert (lengths > 0).all()
+
+
 def test_an_undamped_refinement_is_the_gradient_through_the_networks(model_and_problem, draw_noisy):
     r"""With gain 1 and damping 0: J^T r / n_probes, J the Jacobian of the logits at the probes."""
     model, problem = model_and_problem
@@ -177,6 +190,20 @@ def test_probes_start_at_inputs_of_the_problem(make_model, generator, n_inputs):
         probes = set(map(tuple, refinement.probes.tolist()))
         assert probes <= known
         assert len(probes) == min(n_inputs, len(refinement.probes))
+
+
+def test_half_of_the_probes_start_at_the_least_certain_inputs(make_model):
+    """Inputs of growing length: the networks' logits and certainty grow with it."""
+    directions = torch.randn(12, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    lengths = torch.logspace(-6, 6, 12, dtype=torch.float64)
+    inputs = directions / directions.norm(dim=1, keepdim=True) * lengths[:, None]
+    model, problem = make_model(Architecture.mlp(SIZES[2]), inputs=inputs)
+    weights = problem.chart.to_weights(problem.points)
+    proba = problem.chart.architecture.apply(weights, inputs).softmax(-1)
+    entropy = -(proba * proba.log().clamp_min(-1e3)).sum(-1).mean(0)
+    hardest = set(map(tuple, inputs[entropy.topk(4).indices].tolist()))
+    for refinement in model.refinements:
+        assert hardest <= set(map(tuple, refinement.probes.tolist()))
 
 
 def test_initial_parameters_follow_the_generator_of_the_problem(make_problem):
