@@ -15,9 +15,9 @@ source and t = 1 the weights,
     && \text{(Euclidean space, [L23] eq. 22)}
 
 The second line is what the first becomes on a sphere of high dimension, where source and target are
-orthogonal. Euclidean blocks follow it beside spheres, so that all coordinates of a network are
-equally noisy at every time: a bias on the straight line of the third would stand out of the noise
-later than the row it belongs to, and no single covariance would describe both.
+orthogonal. Euclidean blocks follow it beside spheres, so that all coordinates of a network have the
+same ratio of signal to noise at every time, and one set of principal axes serves all times. The
+straight line of the third is noisier before t = 1/2 and less noisy after it.
 
 The floor :math:`\sigma > 0` keeps every field finite up to t = 1. All fields are affine in what a
 network predicts: the target :math:`E[x_1 | x_t]`, or on a sphere an ambient vector whose tangent
