@@ -4,9 +4,19 @@ Train many networks, remove the symmetries that make equal functions look differ
 flow that carries noise to the distribution of their weights.
 """
 
+from bayesflow_nn.flow import Guidance, Refresh, StepNoise, TaskGuidance
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.weights import Architecture, WeightPopulation, train_population
 
-__all__ = ["Architecture", "FlowPosterior", "WeightPopulation", "train_population"]
+__all__ = [
+    "Architecture",
+    "FlowPosterior",
+    "Guidance",
+    "Refresh",
+    "StepNoise",
+    "TaskGuidance",
+    "WeightPopulation",
+    "train_population",
+]
 
 __version__ = "0.1.0.dev0"

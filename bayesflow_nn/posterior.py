@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin, clone
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
 
 from bayesflow_nn import predictive
+from bayesflow_nn.condition_encoder import ConditionEncoder
 from bayesflow_nn.diversity import NoveltyReport, novelty_report
 from bayesflow_nn.flow import (
     COUPLINGS,
+    SOLVERS,
     FlowField,
     FlowTrainer,
     GeodesicPath,
+    Guidance,
+    Noise,
+    Sampler,
+    Setting,
     StandardSource,
+    Targets,
     contract,
-    integrate,
+    equal_error_grid,
     log_density,
 )
-from bayesflow_nn.geometry import ProductManifold, SphereBlock
 from bayesflow_nn.posterior_input import (
-    SOLVERS,
     Weights,
     check_fraction,
     check_parameters,
     check_population,
+    check_sampling,
     read_weights,
     split_chains,
 )
@@ -42,12 +47,12 @@ from bayesflow_nn.velocity import MLPVelocity, ProbeVelocity, UnitVariance, Velo
 from bayesflow_nn.weights import Architecture, WeightPopulation
 from bayesflow_nn.weights.population import TASKS
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
-from bayesflow_nn.weights.validation import check_integer, check_option
+from bayesflow_nn.weights.validation import check_integer, check_option, check_real
 
 VELOCITIES = {"mlp": MLPVelocity, "probe": ProbeVelocity}
 _EXACT_TRACE_LIMIT = 128  # coordinates up to which trace="auto" is exact
 _DENSITY_SOLVER = "rk4"
-_SAMPLE_CHUNK = 128  # networks integrated at once
+_N_PILOTS = 16  # source points that a time grid is made for
 
 
 def _predicts(*tasks: str) -> Callable[[FlowPosterior], bool]:
@@ -65,6 +70,20 @@ def _predicts(*tasks: str) -> Callable[[FlowPosterior], bool]:
         return True
 
     return check
+
+
+class Trajectory(NamedTuple):
+    """Networks on the way from noise to samples.
+
+    Attributes
+    ----------
+    times : ndarray of shape (n_times,)
+        From 0, the source, to 1.
+    weights : ndarray of shape (n_times, n_samples, n_weights)
+    """
+
+    times: np.ndarray
+    weights: np.ndarray
 
 
 class FlowPosterior(DensityMixin, BaseEstimator):
@@ -116,10 +135,15 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         Keep the network with the least loss on the held-out chains and stop when it stalls.
     n_iter_no_change : int
         Validations (of 25 in a full training) without a gain after which to stop.
-    solver : {"euler", "midpoint", "rk4"}
-        Solver for samples. Densities take "rk4": they add up the errors of all coordinates.
+    condition_dropout : float
+        Fraction of conditions that training withholds, for sampling without one or beyond one.
+    solver : {"euler", "midpoint", "rk4", "dopri5"}
+        Solver for samples; "dopri5" chooses its steps. Densities take "rk4": they add up the errors
+        of all coordinates.
     n_steps : int
-        Number of equal steps, for samples and densities.
+        Number of steps, for samples and densities.
+    time_grid : {"uniform", "error"}
+        Equal steps for samples, or shorter ones where trajectories bend.
     trace : {"auto", "exact", "hutchinson"}
         Trace in the density; "auto" is exact up to 128 coordinates.
     n_probes : int
@@ -135,6 +159,8 @@ class FlowPosterior(DensityMixin, BaseEstimator):
     n_features_in_ : int
         Number of weights of one network.
     architecture_, task_ : Architecture or None, str or None
+    condition_encoder_ : ConditionEncoder or None
+        Features of conditions.
     aligner_ : object or None
         Fitted alignment.
     chart_ : WeightChart
@@ -143,6 +169,8 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         The velocity u(t, x).
     training_points_, held_out_points_ : Tensor
         Points of the networks that were fitted and of the chains held out, for `novelty`.
+    gaussian_ : AffineDenoiser or ConditionalDenoiser
+        Gaussian approximation, in coordinates of unit variance; guidance takes its covariance.
     unit_scale_ : Tensor of shape (n_coordinates,)
         Factor from points to coordinates of about unit variance: sqrt(d) on a sphere in R^d.
     history_ : TrainingHistory
@@ -186,8 +214,10 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         validation_fraction: float = 0.1,
         early_stopping: bool = True,
         n_iter_no_change: int = 6,
+        condition_dropout: float = 0.1,
         solver: str = "midpoint",
         n_steps: int = 32,
+        time_grid: str = "uniform",
         trace: str = "auto",
         n_probes: int = 8,
         device: str = "cpu",
@@ -212,23 +242,26 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.early_stopping = early_stopping
         self.n_iter_no_change = n_iter_no_change
+        self.condition_dropout = condition_dropout
         self.solver = solver
         self.n_steps = n_steps
+        self.time_grid = time_grid
         self.trace = trace
         self.n_probes = n_probes
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, weights: Weights, y: None = None) -> FlowPosterior:
+    def fit(self, weights: Weights, y: ArrayLike | None = None) -> FlowPosterior:
         """Learn the flow.
 
         Parameters
         ----------
         weights : WeightPopulation, or array or Tensor of shape (n_networks, n_weights)
             At least two networks. Rows of a plain array count as chains of their own.
-        y : None
-            Ignored; there for the scikit-learn interface.
+        y : array of shape (n_networks,) or (n_networks, n_columns), optional
+            A condition for every network: integers, booleans and strings are labels (of a task),
+            real numbers are values (a loss). `sample` and `log_prob` take conditions then.
 
         Returns
         -------
@@ -248,11 +281,14 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         generator = torch.Generator(self.device).manual_seed(draw_seed(self.random_state))
         chain = torch.arange(len(rows)) if population is None else population.chain
         held_out = split_chains(chain, self.validation_fraction, generator).to(rows.device)
+        condition = self._fit_condition(y, rows)
         self.training_points_ = self._fit_chart(rows[~held_out], generator)
         self.held_out_points_ = self._align(rows[held_out]) if held_out.any() else None
-        self.unit_scale_ = _unit_scale(self.chart_.manifold, self.training_points_)
+        self.unit_scale_ = self.chart_.manifold.unit_scale.to(self.training_points_)
         inputs = _first(None, population, "inputs")
-        self._fit_flow(None if inputs is None else inputs.to(rows), generator)
+        seen = None if condition is None else condition[~held_out]
+        unseen = None if condition is None else condition[held_out]
+        self._fit_flow(None if inputs is None else inputs.to(rows), seen, unseen, generator)
         return self
 
     def sample(
@@ -263,7 +299,12 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         temperature: float = 1.0,
         solver: str | None = None,
         n_steps: int | None = None,
-    ) -> np.ndarray:
+        noise: Noise | None = None,
+        guidance: Guidance | None = None,
+        condition: ArrayLike | None = None,
+        condition_strength: float = 1.0,
+        return_trajectory: bool = False,
+    ) -> np.ndarray | Trajectory:
         """Draw new networks.
 
         Parameters
@@ -274,11 +315,26 @@ class FlowPosterior(DensityMixin, BaseEstimator):
             Factor on the source noise, in [0, 1]; below 1 the networks are less dispersed.
         solver, n_steps : str, int, optional
             Instead of those of the estimator.
+        noise : StepNoise or Refresh, optional
+            Stochastic sampling; see :mod:`bayesflow_nn.flow.noise`.
+        guidance : Guidance or TaskGuidance, optional
+            An objective that the networks shall lower, before, on or after the way.
+        condition : label, value, or array of shape (n_samples,) or (n_samples, n_columns), optional
+            What the networks shall be, one for all or one for each, if `fit` had a `y`.
+        condition_strength : float
+            1 follows the condition, 0 ignores it, more exaggerates it (classifier-free guidance).
+        return_trajectory : bool
+            Return networks at all times.
 
         Returns
         -------
-        ndarray of shape (n_samples, n_weights)
+        ndarray of shape (n_samples, n_weights), or Trajectory
             Each row a network that runs as it is.
+
+        Raises
+        ------
+        SolverError
+            If a network diverges; the message says which and what to change.
         """
         check_is_fitted(self)
         check_integer("n_samples", n_samples)
@@ -287,30 +343,43 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         n_steps = self.n_steps if n_steps is None else n_steps
         check_option("solver", solver, SOLVERS)
         check_integer("n_steps", n_steps)
+        check_sampling(solver, noise, guidance)
+        check_real("condition_strength", condition_strength, 0)
         generator = torch.Generator(self.device).manual_seed(draw_seed(random_state))
         like, manifold = self.training_points_, self.chart_.manifold
         x_0 = StandardSource(manifold).sample(n_samples, generator=generator, like=like)
         x_0 = contract(manifold, x_0, like.mean(0), temperature)
+        field = self.field_.given(self._encode(condition, n_samples), condition_strength)
         with torch.no_grad():
-            parts = [
-                self.field_.denoise(
-                    integrate(
-                        self.field_, part, solver=solver, n_steps=n_steps, progress=self.verbose
-                    )
-                )
-                for part in x_0.split(_SAMPLE_CHUNK)
-            ]
-            points = self.chart_.project(torch.cat(parts))
-            return self.chart_.to_weights(points).cpu().numpy()
+            grid = self._make_grid(field, x_0, n_steps)
+            sampler = Sampler(
+                field=field,
+                setting=self._make_setting(generator),
+                grid=grid,
+                solver=solver,
+                noise=noise,
+                guidance=guidance,
+                objective=guidance and guidance.bind(self.architecture_, generator),
+                progress=self.verbose,
+            )
+            points = self.chart_.project(sampler(x_0, return_trajectory=return_trajectory))
+            weights = self.chart_.to_weights(points).cpu().numpy()
+        return Trajectory(grid.cpu().numpy(), weights) if return_trajectory else weights
 
     def log_prob(
-        self, weights: Weights, *, return_std: bool = False
+        self,
+        weights: Weights,
+        *,
+        return_std: bool = False,
+        condition: ArrayLike | None = None,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Log density of networks after symmetry removal.
 
         Parameters
         ----------
         weights : WeightPopulation, or array or Tensor of shape (n_networks, n_weights)
+        condition : label, value or array, optional
+            Density of networks of this condition, one for all or one for each; see `sample`.
         return_std : bool
             Also return the standard error of the trace estimate: zero where the trace is exact,
             NaN with a single probe.
@@ -330,7 +399,9 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         trace = self.trace
         if trace == "auto":
             trace = "exact" if points.shape[1] <= _EXACT_TRACE_LIMIT else "hutchinson"
-        precise = FlowField(self.field_.path, copy.deepcopy(self.field_.predictor).double())
+        given = self._encode(condition, len(points))
+        given = None if given is None else given.double()
+        precise = FlowField(self.field_.path, copy.deepcopy(self.field_.predictor).double(), given)
         density = log_density(
             precise,
             StandardSource(self.chart_.manifold),
@@ -355,7 +426,12 @@ class FlowPosterior(DensityMixin, BaseEstimator):
 
     @available_if(_predicts("classification"))
     def predict_proba(
-        self, X: ArrayLike, *, n_samples: int = 100, random_state: RandomState = 0
+        self,
+        X: ArrayLike,
+        *,
+        n_samples: int = 100,
+        random_state: RandomState = 0,
+        **sampling: Any,
     ) -> np.ndarray:
         """Class probabilities, averaged over sampled networks.
 
@@ -367,17 +443,24 @@ class FlowPosterior(DensityMixin, BaseEstimator):
             Networks in the average.
         random_state : int, RandomState or None
             By default every call averages over the same networks.
+        **sampling
+            More parameters of `sample`, for example ``guidance=TaskGuidance(X_train, y_train)``.
 
         Returns
         -------
         ndarray of shape (n_inputs, n_classes)
         """
-        weights = self.sample(n_samples, random_state=random_state)
+        weights = self.sample(n_samples, random_state=random_state, **sampling)
         return predictive.predict_proba(self.architecture_, weights, np.asarray(X, np.float32))
 
     @available_if(_predicts(*TASKS))
     def predict(
-        self, X: ArrayLike, *, n_samples: int = 100, random_state: RandomState = 0
+        self,
+        X: ArrayLike,
+        *,
+        n_samples: int = 100,
+        random_state: RandomState = 0,
+        **sampling: Any,
     ) -> np.ndarray:
         """Most probable class ``(n_inputs,)``, or mean output ``(n_inputs, n_outputs)``.
 
@@ -385,9 +468,9 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         if self.task_ == "classification":
-            options = {"n_samples": n_samples, "random_state": random_state}
-            return self.predict_proba(X, **options).argmax(-1)
-        weights = self.sample(n_samples, random_state=random_state)
+            sampling |= {"n_samples": n_samples, "random_state": random_state}
+            return self.predict_proba(X, **sampling).argmax(-1)
+        weights = self.sample(n_samples, random_state=random_state, **sampling)
         return predictive.predict_moments(
             self.architecture_, weights, np.asarray(X, np.float32)
         ).mean
@@ -485,7 +568,50 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         aligned = rows if self.aligner_ is None else self.aligner_.transform(rows)
         return self.chart_.to_point(aligned)
 
-    def _fit_flow(self, inputs: Tensor | None, generator: torch.Generator) -> None:
+    def _fit_condition(self, y: ArrayLike | None, rows: Tensor) -> Tensor | None:
+        self.condition_encoder_ = None
+        if y is None:
+            return None
+        check_consistent_length(rows, y)
+        if self.coupling != "independent":
+            raise ValueError(
+                f"coupling must be 'independent' for a fit with conditions y, got "
+                f"{self.coupling!r}: pairs across conditions would change the source of each."
+            )
+        self.condition_encoder_ = ConditionEncoder().fit(y)
+        return self.condition_encoder_.transform(y).to(rows.device)
+
+    def _encode(self, condition: ArrayLike | None, n: int) -> Tensor | None:
+        """Features of the conditions of `n` networks."""
+        if condition is None:
+            return None
+        if self.condition_encoder_ is None:
+            raise ValueError(
+                f"condition must be None for a posterior fitted without y, got {condition!r}; "
+                f"fit(weights, y=conditions) learns them."
+            )
+        features = self.condition_encoder_.transform(condition)
+        if len(features) not in (1, n):
+            raise ValueError(f"condition must hold 1 or {n} conditions, got {len(features)}.")
+        return features.expand(n, -1).to(self.training_points_)
+
+    def _make_grid(self, field: FlowField, x_0: Tensor, n_steps: int) -> Tensor:
+        if self.time_grid == "error":
+            pilots = slice(0, _N_PILOTS)
+            return equal_error_grid(field.rows(pilots), x_0[pilots], n_steps)
+        return torch.linspace(0, 1, n_steps + 1, dtype=torch.float64, device=x_0.device)
+
+    def _make_setting(self, generator: torch.Generator) -> Setting:
+        chart = self.chart_
+        return Setting(chart.to_weights, chart.project, self.gaussian_, self.unit_scale_, generator)
+
+    def _fit_flow(
+        self,
+        inputs: Tensor | None,
+        condition: Tensor | None,
+        held_out_condition: Tensor | None,
+        generator: torch.Generator,
+    ) -> None:
         manifold, x = self.chart_.manifold, self.training_points_
         path, scale = GeodesicPath(manifold, self.sigma), self.unit_scale_
         problem = VelocityProblem(
@@ -496,7 +622,10 @@ class FlowPosterior(DensityMixin, BaseEstimator):
             scale=scale,
             schedule=path.schedule,
             generator=torch.Generator().manual_seed(draw_seed(generator)),
+            condition=condition,
+            held_out_condition=held_out_condition,
         )
+        self.gaussian_ = problem.make_denoiser()
         trainer = FlowTrainer(
             path,
             StandardSource(manifold),
@@ -512,13 +641,16 @@ class FlowPosterior(DensityMixin, BaseEstimator):
             ema_decay=self.ema_decay,
             early_stopping=self.early_stopping,
             n_iter_no_change=self.n_iter_no_change,
+            condition_dropout=self.condition_dropout,
             verbose=self.verbose,
         )
         # Layers draw from torch's global generator when they are made, before the velocity draws
         # anew from the problem's: the state that the caller sees stays untouched.
         with torch.random.fork_rng(devices=[]):
             model = UnitVariance(self._velocity_class()(problem), scale).to(x.device)
-        predictor, self.history_ = trainer.fit(model, x, self.held_out_points_)
+        unseen = self.held_out_points_
+        unseen = None if unseen is None else Targets(unseen, held_out_condition)
+        predictor, self.history_ = trainer.fit(model, Targets(x, condition), unseen)
         self.field_ = FlowField(path, predictor.eval().requires_grad_(False))
 
     def _time_distribution(self) -> str:
@@ -536,11 +668,3 @@ class FlowPosterior(DensityMixin, BaseEstimator):
 def _first(own: Any, population: WeightPopulation | None, name: str) -> Any:
     """A parameter of the posterior, or what its population says."""
     return own if own is not None or population is None else getattr(population, name)
-
-
-def _unit_scale(manifold: ProductManifold, like: Tensor) -> Tensor:
-    scale = torch.ones_like(like[0])
-    for block, part in zip(manifold.blocks, manifold.slices, strict=True):
-        if isinstance(block, SphereBlock):
-            scale[part] = math.sqrt(block.dim)
-    return scale

@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from bayesflow_nn.flow import COUPLINGS
+from bayesflow_nn.flow import COUPLINGS, SOLVERS, Guidance, Refresh, StepNoise
 from bayesflow_nn.symmetry.chart import GEOMETRIES, OUTPUT_LAYERS
 from bayesflow_nn.symmetry.weight_input import check_architecture
 from bayesflow_nn.weights import Architecture, WeightPopulation
@@ -27,7 +27,6 @@ from bayesflow_nn.weights.validation import check_integer, check_option, check_r
 
 Weights = WeightPopulation | Tensor | ArrayLike
 
-SOLVERS = ("euler", "midpoint", "rk4")
 _CHOICES = {
     "geometry": GEOMETRIES,
     "output_layer": OUTPUT_LAYERS,
@@ -35,6 +34,7 @@ _CHOICES = {
     "prediction": ("target", "velocity"),
     "time_distribution": ("auto", "uniform", "beta", "late"),
     "solver": SOLVERS,
+    "time_grid": ("uniform", "error"),
     "trace": ("auto", "exact", "hutchinson"),
     "early_stopping": (True, False),
     "verbose": (True, False),
@@ -68,6 +68,7 @@ def check_parameters(parameters: Mapping[str, Any], velocities: Collection[str])
     check_real("weight_decay", parameters["weight_decay"], 0)
     check_fraction("sigma", parameters["sigma"])
     check_fraction("ema_decay", parameters["ema_decay"])
+    check_fraction("condition_dropout", parameters["condition_dropout"], zero=True)
     check_fraction("validation_fraction", parameters["validation_fraction"], zero=True)
     _check_alignment(parameters["alignment"])
     _check_velocity(parameters["velocity"], velocities)
@@ -81,6 +82,30 @@ def check_fraction(name: str, value: float, *, zero: bool = False, one: bool = F
         return float(value)
     interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
     raise ValueError(f"{name} must be a number in {interval}, got {value!r}.")
+
+
+def check_sampling(solver: str, noise: Any, guidance: Any) -> None:
+    """Raise unless noise and guidance are of the right kind and go with the solver."""
+    if noise is not None and not isinstance(noise, StepNoise | Refresh):
+        raise TypeError(
+            f"noise must be StepNoise(scale), Refresh(rate) or None, got {type(noise).__name__}."
+        )
+    if noise is not None and solver == "dopri5":
+        raise ValueError(
+            "solver must take fixed steps with noise, got 'dopri5'; use 'midpoint' or 'euler'."
+        )
+    if guidance is None:
+        return
+    if not isinstance(guidance, Guidance):
+        raise TypeError(
+            f"guidance must be TaskGuidance(X, y), Guidance(objective) or None, got "
+            f"{type(guidance).__name__}."
+        )
+    if guidance.source_steps and solver == "dopri5":
+        raise ValueError(
+            "solver must take fixed steps for source_steps, which are differentiated through them, "
+            "got 'dopri5'; use 'midpoint' or 'euler'."
+        )
 
 
 def read_weights(

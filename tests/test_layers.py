@@ -16,7 +16,7 @@ LAYERS = [
     {"__init__"},
     {"estimators", "comparison"},
     {"posterior"},
-    {"posterior_input"},
+    {"posterior_input", "condition_encoder"},
     {"predictive", "calibration", "diversity", "inference_data", "persistence"},
     {"flow"},
     {"velocity"},

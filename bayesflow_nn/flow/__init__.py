@@ -3,22 +3,38 @@
 from bayesflow_nn.flow.coupling import COUPLINGS
 from bayesflow_nn.flow.density import LogDensity, log_density
 from bayesflow_nn.flow.field import FlowField
-from bayesflow_nn.flow.ode import SolverError, integrate
+from bayesflow_nn.flow.guidance import Guidance, TaskGuidance
+from bayesflow_nn.flow.guided import GuidedField, Setting
+from bayesflow_nn.flow.noise import Noise, Refresh, StepNoise
+from bayesflow_nn.flow.ode import SOLVERS, SolverError, integrate
 from bayesflow_nn.flow.path import GeodesicPath, PathSample
+from bayesflow_nn.flow.sampling import Sampler
 from bayesflow_nn.flow.source import StandardSource, contract
-from bayesflow_nn.flow.training import FlowTrainer, TrainingHistory
+from bayesflow_nn.flow.time_grid import equal_error_grid
+from bayesflow_nn.flow.training import FlowTrainer, Targets, TrainingHistory
 
 __all__ = [
     "COUPLINGS",
+    "SOLVERS",
     "FlowField",
     "FlowTrainer",
     "GeodesicPath",
+    "Guidance",
+    "GuidedField",
     "LogDensity",
+    "Noise",
     "PathSample",
+    "Refresh",
+    "Sampler",
+    "Setting",
     "SolverError",
     "StandardSource",
+    "StepNoise",
+    "Targets",
+    "TaskGuidance",
     "TrainingHistory",
     "contract",
+    "equal_error_grid",
     "integrate",
     "log_density",
 ]

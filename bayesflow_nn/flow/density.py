@@ -95,12 +95,14 @@ def log_density(
     """
     probes = _make_probes(x, trace, n_probes, generator)
 
-    def rate(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        velocity, forms = divergence(field, t, state[0], probes)
-        return velocity, (forms.sum(0, keepdim=True) if trace == "exact" else forms).T
+    def estimates(part: slice) -> Tensor:
+        conditioned, x_1 = field.rows(part), x[part]
 
-    def estimates(x: Tensor) -> Tensor:
-        start = (x, x.new_zeros(len(x), 1 if trace == "exact" else n_probes))
+        def rate(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            velocity, forms = divergence(conditioned, t, state[0], probes)
+            return velocity, (forms.sum(0, keepdim=True) if trace == "exact" else forms).T
+
+        start = (x_1, x_1.new_zeros(len(x_1), 1 if trace == "exact" else n_probes))
         x_0, integrals = integrate_augmented(
             rate, start, solver=solver, n_steps=n_steps, start=1.0, end=0.0
         )
@@ -108,7 +110,8 @@ def log_density(
         return source.log_prob(field.path.manifold.projx(x_0))[:, None] + integrals
 
     n_rows = max(1, chunk_size // min(len(probes), _PROBE_CHUNK))
-    values = torch.cat([estimates(part) for part in x.split(n_rows)])
+    starts = range(0, len(x), n_rows)
+    values = torch.cat([estimates(slice(start, start + n_rows)) for start in starts])
     error = torch.zeros_like(values[:, 0])
     if trace == "hutchinson":
         error = values.std(1) / math.sqrt(n_probes) if n_probes > 1 else error + math.nan

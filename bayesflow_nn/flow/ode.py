@@ -3,20 +3,27 @@ r"""Integrators of dx/dt = u(t, x) between t = 0 and t = 1.
 Sampling uses explicit Runge-Kutta steps on the manifold: an Euler step follows the geodesic of the
 velocity; midpoint and rk4 evaluate their stages off the manifold through the radially extended
 field and project the end of each step, which keeps their order (Hairer, Lubich & Wanner 2006,
-IV.4). Densities use torchdiffeq on the state augmented by the integral of the divergence.
+IV.4). The adaptive dopri5 integrates the extended field, whose solutions stay on the manifold, and
+projects what is returned. Densities use the state augmented by the integral of the divergence.
 """
 
+import functools
 from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 import torchdiffeq
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
 from tqdm import tqdm
 
 from bayesflow_nn.flow.field import FlowField
 
 Rate = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
+Perturbation = Callable[[FlowField, Tensor, Tensor, Tensor], Tensor]
+"""Changes points before a step: field, time ``()``, step ``()``, points to points."""
+
+_MOST_EVALUATIONS = 10_000  # of the field by the adaptive solver
 
 
 class SolverError(RuntimeError):
@@ -31,40 +38,69 @@ def integrate(
     n_steps: int = 32,
     start: float = 0.0,
     end: float = 1.0,
+    grid: Tensor | None = None,
+    perturb: Perturbation | None = None,
+    tolerance: float = 1e-5,
+    return_trajectory: bool = False,
+    checkpoint: bool = False,
     progress: bool = False,
 ) -> Tensor:
-    """Carry points along the flow with `n_steps` equal steps.
+    """Carry points along the flow.
 
     Parameters
     ----------
     field : FlowField
     x : Tensor of shape (n, n_coordinates)
         Points at time `start`.
-    solver : {"euler", "midpoint", "rk4"}
+    solver : {"euler", "midpoint", "rk4", "dopri5"}
+        The first three evaluate the field once, twice or four times per step; "dopri5" chooses its
+        steps itself.
     n_steps : int
-        Number of steps; the field is evaluated once, twice or four times in each.
+        Number of equal steps.
     start, end : float
         Times; ``start > end`` integrates backwards.
+    grid : Tensor of shape (n_steps + 1,), optional
+        Times of the steps, instead of `n_steps`, `start` and `end`.
+    perturb : callable, optional
+        ``perturb(field, t, h, x) -> x``, applied before every step; not with "dopri5".
+    tolerance : float
+        Relative and absolute error per step of "dopri5".
+    return_trajectory : bool
+        Return the points at all times of the grid.
+    checkpoint : bool
+        Compute every step anew when the result is differentiated (by ``backward``), so that memory
+        does not grow with the activations of all steps; not with "dopri5".
     progress : bool
         Show a progress bar.
 
     Returns
     -------
-    Tensor of shape (n, n_coordinates)
-        Points at time `end`.
+    Tensor of shape (n, n_coordinates), or (n_steps + 1, n, n_coordinates)
+        Points at the last time, or at all times.
 
     Raises
     ------
     SolverError
-        If a coordinate becomes infinite or NaN.
+        If a coordinate becomes infinite or NaN, or the steps of "dopri5" become too small.
     """
-    step = _STEPS[solver]
-    times = torch.linspace(start, end, n_steps + 1, dtype=x.dtype, device=x.device)
+    times = torch.linspace(start, end, n_steps + 1) if grid is None else grid
+    times = times.to(x)
+    if solver == "dopri5":
+        points = _integrate_adaptively(field, x, times, tolerance)
+        return points if return_trajectory else points[-1]
+    step, points = _STEPS[solver], [x]
+    if checkpoint:
+        # The other kind of checkpoint stores through hooks, which torch.func refuses.
+        step = functools.partial(torch_checkpoint, step, use_reentrant=True)
     for t, t_next in tqdm(
-        pairwise(times), total=n_steps, disable=not progress, desc="sample", leave=False
+        pairwise(times), total=len(times) - 1, disable=not progress, desc="sample", leave=False
     ):
+        x = x if perturb is None else perturb(field, t, t_next - t, x)
         x = step(field, t, t_next - t, x)
-    return _check_finite(x, f"{solver} with n_steps={n_steps}")
+        if return_trajectory:
+            points.append(x)
+    check_finite(x, f"solver={solver} with n_steps={len(times) - 1}", _MORE_STEPS)
+    return torch.stack(points) if return_trajectory else x
 
 
 def integrate_augmented(
@@ -81,8 +117,34 @@ def integrate_augmented(
     )
     final = tuple(part[-1] for part in trajectory)
     for part in final:
-        _check_finite(part, f"{solver} with n_steps={n_steps}")
+        check_finite(part, f"solver={solver} with n_steps={n_steps}", _MORE_STEPS)
     return final
+
+
+def _integrate_adaptively(field: FlowField, x: Tensor, times: Tensor, tolerance: float) -> Tensor:
+    n_evaluations = 0
+    what = f"solver=dopri5 with tolerance={tolerance:g}"
+
+    def rate(t: Tensor, x: Tensor) -> Tensor:
+        nonlocal n_evaluations
+        n_evaluations += 1
+        # torchdiffeq guards its steps with assert statements alone, which python -O removes.
+        if n_evaluations > _MOST_EVALUATIONS:
+            raise SolverError(
+                f"{what} evaluated the velocity {_MOST_EVALUATIONS} times and came to t={t:.4g}; "
+                f"raise the tolerance or use fixed steps (solver='midpoint')"
+            )
+        velocity = field.extended(t, x)
+        return check_finite(velocity, what, "use fixed steps (solver='midpoint')")
+
+    try:
+        points = torchdiffeq.odeint(rate, x, times, method="dopri5", rtol=tolerance, atol=tolerance)
+    except AssertionError as error:
+        raise SolverError(
+            f"{what} could not go on: {error}; raise the tolerance or use fixed steps "
+            f"(solver='midpoint')"
+        ) from error
+    return field.path.manifold.projx(points)
 
 
 def _euler_step(field: FlowField, t: Tensor, h: Tensor, x: Tensor) -> Tensor:
@@ -104,15 +166,17 @@ def _rk4_step(field: FlowField, t: Tensor, h: Tensor, x: Tensor) -> Tensor:
 
 
 _STEPS = {"euler": _euler_step, "midpoint": _midpoint_step, "rk4": _rk4_step}
+SOLVERS = (*_STEPS, "dopri5")
+_MORE_STEPS = "take more steps (n_steps) or check that these points are near the data"
 
 
-def _check_finite(x: Tensor, what: str) -> Tensor:
+def check_finite(x: Tensor, what: str, advice: str) -> Tensor:
+    """Return `x (n, ...)`, or raise a SolverError that names the first row that is not finite."""
     finite = torch.isfinite(x).flatten(1).all(1) if x.ndim > 1 else torch.isfinite(x)
     if finite.all():
         return x
     rows = torch.nonzero(~finite).flatten().tolist()
     raise SolverError(
-        f"solver={what} gave non-finite values in {len(rows)} of the {len(x)} rows integrated "
-        f"together, first in row {rows[0]} of them; take more steps (n_steps) or check that these "
-        f"points are near the data"
+        f"{what} gave non-finite values in {len(rows)} of the {len(x)} rows integrated together, "
+        f"first in row {rows[0]} of them; {advice}"
     )

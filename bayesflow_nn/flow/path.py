@@ -25,6 +25,8 @@ part, times a fixed function of t, is :math:`E[\log_{x_t} x_1 | x_t]`. (The log 
 would be biased.)
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -48,6 +50,8 @@ class PathSample(NamedTuple):
         Source, target and intermediate points.
     u_t : Tensor of shape (n, n_coordinates)
         Conditional velocity at `x_t`, tangent to the manifold.
+    condition : Tensor of shape (n, n_features) or None
+        What is known of each target, for a predictor that takes conditions.
     """
 
     t: Tensor
@@ -55,6 +59,12 @@ class PathSample(NamedTuple):
     x_1: Tensor
     x_t: Tensor
     u_t: Tensor
+    condition: Tensor | None = None
+
+    def split(self, size: int) -> list[PathSample]:
+        """Parts of at most `size` draws."""
+        parts = [[None] * -(-len(self.t) // size) if p is None else p.split(size) for p in self]
+        return [PathSample(*part) for part in zip(*parts, strict=True)]
 
 
 class GeodesicPath:

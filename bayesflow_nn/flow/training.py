@@ -8,9 +8,12 @@ Source noise is drawn anew at every step; validation uses other chains, with tim
 once, so that its loss is comparable from check to check.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 from dataclasses import KW_ONLY, dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +24,24 @@ from bayesflow_nn.flow.coupling import Coupling
 from bayesflow_nn.flow.path import GeodesicPath, PathSample
 from bayesflow_nn.flow.source import StandardSource
 from bayesflow_nn.weights.random_state import draw_seed
+
+
+class Targets(NamedTuple):
+    """Points that a flow is to reach.
+
+    Attributes
+    ----------
+    x : Tensor of shape (n, n_coordinates)
+    condition : Tensor of shape (n, n_features) or None
+        What is known of each.
+    """
+
+    x: Tensor
+    condition: Tensor | None = None
+
+    def rows(self, index: Tensor | slice) -> Targets:
+        """Some of the points."""
+        return Targets(self.x[index], None if self.condition is None else self.condition[index])
 
 
 @dataclass
@@ -72,6 +93,9 @@ class FlowTrainer:
         Keep the average with the least validation loss, and stop when it no longer falls.
     n_iter_no_change : int
         Checks without a lower validation loss after which to stop.
+    condition_dropout : float
+        Fraction of the conditions that training withholds, so that the flow without a condition is
+        learned as well (Ho & Salimans 2022).
     verbose : bool
         Show a progress bar.
     """
@@ -91,12 +115,13 @@ class FlowTrainer:
     ema_decay: float = 0.99
     early_stopping: bool = True
     n_iter_no_change: int = 5
+    condition_dropout: float = 0.0
     verbose: bool = False
 
     def fit(
-        self, predictor: nn.Module, x: Tensor, validation: Tensor | None
+        self, predictor: nn.Module, data: Targets, validation: Targets | None
     ) -> tuple[nn.Module, TrainingHistory]:
-        """Train on points ``(n, n_coordinates)``.
+        """Train on points of networks, and validate on others.
 
         The predictor is trained in place; what is returned is its average over the steps, in
         evaluation mode, and the history. A submodule with an attribute `learning_rate_factor`
@@ -109,12 +134,13 @@ class FlowTrainer:
         """
         # Dropout draws from torch's global generator: seed a fork of it, so that the result follows
         # from `generator` alone and the state that the caller sees is untouched.
-        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        device = data.x.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(draw_seed(self.generator))
-            return self._fit(predictor, x, validation)
+            return self._fit(predictor, data, validation)
 
     def _fit(
-        self, predictor: nn.Module, x: Tensor, validation: Tensor | None
+        self, predictor: nn.Module, data: Targets, validation: Targets | None
     ) -> tuple[nn.Module, TrainingHistory]:
         history = TrainingHistory()
         parameters = list(predictor.parameters())
@@ -126,7 +152,7 @@ class FlowTrainer:
         bar = trange(self.max_iter, disable=not self.verbose, desc="flow")
         for iteration in bar:
             predictor.train()
-            loss = self.loss(predictor, self._draw(x, self.batch_size))
+            loss = self.loss(predictor, self._draw(data, self.batch_size))
             _check_loss(loss, iteration, self.learning_rate)
             optimizer.zero_grad()
             loss.backward()
@@ -150,12 +176,18 @@ class FlowTrainer:
         progress = max(0.0, (iteration - warmup) / max(1, self.max_iter - warmup))
         return min(1.0, (iteration + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def _draw(self, x: Tensor, n: int) -> PathSample:
-        rows = torch.randint(len(x), (n,), generator=self.generator, device=x.device)
-        return self.draw_paths(x[rows])
+    def _draw(self, data: Targets, n: int) -> PathSample:
+        x, generator = data.x, self.generator
+        rows = torch.randint(len(x), (n,), generator=generator, device=x.device)
+        batch = data.rows(rows)
+        if batch.condition is not None:
+            kept = torch.rand(n, 1, generator=generator, device=x.device) >= self.condition_dropout
+            batch = Targets(batch.x, batch.condition * kept)
+        return self.draw_paths(batch)
 
-    def draw_paths(self, x_1: Tensor) -> PathSample:
-        """Draw times and source points for targets ``(n, n_coordinates)``."""
+    def draw_paths(self, targets: Targets) -> PathSample:
+        """Draw times and source points for targets."""
+        x_1 = targets.x
         n, generator = len(x_1), self.generator
         t = torch.rand(n, generator=generator, dtype=x_1.dtype, device=x_1.device)
         if self.time_distribution == "beta":
@@ -163,11 +195,13 @@ class FlowTrainer:
         elif self.time_distribution == "late":
             t = t ** (1 / 3)  # of Beta(3, 1)
         x_0 = self.source.sample(n, generator=generator, like=x_1)
-        return self.path.sample(t, self.coupling(self.path.manifold, x_0, x_1), x_1)
+        draw = self.path.sample(t, self.coupling(self.path.manifold, x_0, x_1), x_1)
+        return draw._replace(condition=targets.condition)
 
     def loss(self, predictor: nn.Module, draw: PathSample) -> Tensor:
         """Mean squared error per coordinate, in the metric, over the paths drawn."""
-        prediction = predictor(draw.t, draw.x_t)
+        given = () if draw.condition is None else (draw.condition,)
+        prediction = predictor(draw.t, draw.x_t, *given)
         error = self.path.velocity(draw.t, draw.x_t, prediction) - draw.u_t
         squared = (error.square() * self.metric).mean(1)
         if self.prediction == "target":
@@ -182,7 +216,7 @@ class _Checks:
         self,
         trainer: FlowTrainer,
         average: AveragedModel,
-        validation: Tensor | None,
+        validation: Targets | None,
         history: TrainingHistory,
     ) -> None:
         self.trainer, self.average, self.history = trainer, average, history
@@ -193,9 +227,9 @@ class _Checks:
         self._best_loss, self._n_without_gain = math.inf, 0
         self._draw = None
         if validation is not None:
-            repeats = math.ceil(_N_VALIDATION_DRAWS / len(validation))
-            rows = validation.repeat(repeats, 1)[: max(_N_VALIDATION_DRAWS, len(validation))]
-            self._draw = trainer.draw_paths(rows)
+            n = len(validation.x)
+            rows = torch.arange(max(_N_VALIDATION_DRAWS, n), device=validation.x.device) % n
+            self._draw = trainer.draw_paths(validation.rows(rows))
 
     def after(self, iteration: int, loss: float) -> bool:
         """Record one step; return whether to stop."""
@@ -218,10 +252,8 @@ class _Checks:
         self.average.eval()
         with torch.no_grad():
             parts = [
-                self.trainer.loss(self.average.module, PathSample(*rows)).item() * len(rows[0])
-                for rows in zip(
-                    *(part.split(_VALIDATION_CHUNK) for part in self._draw), strict=True
-                )
+                self.trainer.loss(self.average.module, chunk).item() * len(chunk.t)
+                for chunk in self._draw.split(_VALIDATION_CHUNK)
             ]
         return sum(parts) / len(self._draw.t)
 

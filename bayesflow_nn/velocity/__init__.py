@@ -1,8 +1,16 @@
 """Models that predict the target of a flow from a noisy point: u(t, x) up to the path's formula."""
 
 from bayesflow_nn.velocity.affine import AffineDenoiser
+from bayesflow_nn.velocity.conditional import ConditionalDenoiser
 from bayesflow_nn.velocity.mlp import MLPVelocity
 from bayesflow_nn.velocity.probing import ProbeVelocity
 from bayesflow_nn.velocity.problem import UnitVariance, VelocityProblem
 
-__all__ = ["AffineDenoiser", "MLPVelocity", "ProbeVelocity", "UnitVariance", "VelocityProblem"]
+__all__ = [
+    "AffineDenoiser",
+    "ConditionalDenoiser",
+    "MLPVelocity",
+    "ProbeVelocity",
+    "UnitVariance",
+    "VelocityProblem",
+]

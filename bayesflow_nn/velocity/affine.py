@@ -86,8 +86,11 @@ class AffineDenoiser(nn.Module):
         self.register_buffer("variances", variances.clamp_min(_SMALLEST_VARIANCE).to(x.dtype))
         self.register_buffer("rest_variance", rest.clamp_min(_SMALLEST_VARIANCE).to(x.dtype))
 
-    def forward(self, t: Tensor, x: Tensor) -> Denoised:
-        """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``."""
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
+        """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``.
+
+        A condition is ignored; for the mean that depends on it see :class:`ConditionalDenoiser`.
+        """
         signal, noise = self.schedule(t)
         centred = x - signal * self.mean
         coefficients = centred @ self.basis
@@ -97,6 +100,29 @@ class AffineDenoiser(nn.Module):
         n_rest = x.shape[1] - self.basis.shape[1]
         total = variance.sum(1, keepdim=True) + n_rest * rest_variance
         return Denoised(mean, total / x.shape[1])
+
+    def apply_covariance(
+        self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
+    ) -> Tensor:
+        """Multiply by a power of the posterior covariance, at t = 0 that of the networks.
+
+        Parameters
+        ----------
+        t : Tensor of shape (n,)
+        v : Tensor of shape (n, n_coordinates)
+        condition : Tensor of shape (n, n_features), optional
+            Ignored.
+        power : float
+            1 for the covariance, 1/2 for its symmetric root.
+
+        Returns
+        -------
+        Tensor of shape (n, n_coordinates)
+        """
+        signal, noise = self.schedule(t)
+        variance = _posterior(signal, noise, self.variances)[1] ** power
+        rest = _posterior(signal, noise, self.rest_variance)[1] ** power
+        return rest * v + (v @ self.basis * (variance - rest)) @ self.basis.T
 
 
 def _posterior(signal: Tensor, noise: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

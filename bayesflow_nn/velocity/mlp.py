@@ -12,8 +12,8 @@ so that the network starts from the best affine answer and vanishes where nothin
 import torch
 from torch import Tensor, nn
 
+from bayesflow_nn.velocity.features import all_features
 from bayesflow_nn.velocity.problem import VelocityProblem
-from bayesflow_nn.velocity.time_features import N_TIME_FEATURES, time_features
 
 
 class MLPVelocity(nn.Module):
@@ -31,8 +31,9 @@ class MLPVelocity(nn.Module):
 
     Notes
     -----
-    Called with times ``t (n,)`` and points ``x (n, n_coordinates)`` of about unit variance; returns
-    predictions of the target, ``(n, n_coordinates)``.
+    Called with times ``t (n,)``, points ``x (n, n_coordinates)`` of about unit variance, and with
+    the features of conditions if the problem has them; returns predictions of the target,
+    ``(n, n_coordinates)``.
     """
 
     def __init__(
@@ -46,15 +47,19 @@ class MLPVelocity(nn.Module):
         super().__init__()
         n_coordinates = len(problem.scale)
         self.denoiser = problem.make_denoiser()
+        self.n_condition_features = problem.n_condition_features
         self.read_in = nn.Linear(2 * n_coordinates, hidden_size)
-        self.blocks = nn.ModuleList(_Block(hidden_size, dropout) for _ in range(n_blocks))
+        self.blocks = nn.ModuleList(
+            _Block(hidden_size, problem.n_features, dropout) for _ in range(n_blocks)
+        )
         self.read_out = nn.Linear(hidden_size, n_coordinates)
         initialise(self, problem.generator)
         nn.init.zeros_(self.read_out.weight)
 
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict the target, ``(n, n_coordinates)``."""
-        affine, features = self.denoiser(t, x), time_features(t)
+        affine = self.denoiser(t, x, condition)
+        features = all_features(t, condition, self.n_condition_features)
         hidden = self.read_in(torch.cat([x, affine.mean], dim=1))
         for block in self.blocks:
             hidden = block(hidden, features)
@@ -62,13 +67,13 @@ class MLPVelocity(nn.Module):
 
 
 class _Block(nn.Module):
-    """Pre-normalised residual block whose hidden units are shifted by the time."""
+    """Pre-normalised residual block whose hidden units are shifted by time and condition."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, n_features: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, width)
-        self.shift = nn.Linear(N_TIME_FEATURES, width)
+        self.shift = nn.Linear(n_features, width)
         self.dropout = nn.Dropout(dropout)
         self.contract = nn.Linear(width, width)
 

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.func import vjp
 
 from bayesflow_nn.symmetry.dense_layers import DenseWeights, join_layers, split_layers
+from bayesflow_nn.velocity.features import all_features
 from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.problem import VelocityProblem
-from bayesflow_nn.velocity.time_features import N_TIME_FEATURES, time_features
 
 _RESPONSE_WIDTH = 32
 _INITIAL_RESPONSE = 0.05
@@ -59,8 +59,8 @@ class ProbeVelocity(nn.Module):
 
     Notes
     -----
-    Called with times ``t (n,)`` and points ``x (n, n_coordinates)``; returns predictions of the
-    target, ``(n, n_coordinates)``.
+    Called with times ``t (n,)``, points ``x (n, n_coordinates)``, and with the features of
+    conditions if the problem has them; returns predictions of the target, ``(n, n_coordinates)``.
     """
 
     def __init__(
@@ -78,14 +78,15 @@ class ProbeVelocity(nn.Module):
                 f"{architecture!r}; use velocity='mlp'"
             )
         self.denoiser = problem.make_denoiser()
+        self.n_condition_features = problem.n_condition_features
         self.refinements = nn.ModuleList(
             _Refinement(problem, n_probes) for _ in range(n_refinements)
         )
 
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict the target, ``(n, n_coordinates)``."""
-        prediction, variance = self.denoiser(t, x)
-        features = time_features(t)
+        prediction, variance = self.denoiser(t, x, condition)
+        features = all_features(t, condition, self.n_condition_features)
         for refinement in self.refinements:
             step = refinement(features, prediction, variance)
             prediction = prediction + _within_posterior(step, variance)
@@ -109,10 +110,11 @@ class _Refinement(nn.Module):
         layers = split_layers(architecture, weights)
         spread = [layer.matrix.var(0).mean() for layer in layers]
         self.register_buffer("weight_variances", torch.stack(spread))
-        self.response = _Response(architecture.apply(weights, probes), generator)
-        # Gain and damping of every layer as exponentials of affine functions of the time features.
-        self.log_gain = nn.Linear(N_TIME_FEATURES, len(layers))
-        self.log_damping = nn.Linear(N_TIME_FEATURES, len(layers))
+        logits = architecture.apply(weights, probes)
+        self.response = _Response(logits, problem.n_features, generator)
+        # Gain and damping of every layer as exponentials of affine functions of the features.
+        self.log_gain = nn.Linear(problem.n_features, len(layers))
+        self.log_damping = nn.Linear(problem.n_features, len(layers))
         for layer, value in ((self.log_gain, _INITIAL_GAIN), (self.log_damping, _INITIAL_DAMPING)):
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, math.log(value))
@@ -182,18 +184,18 @@ class _Response(nn.Module):
     """What to change at each probe, given the logits there.
 
     One small network serves all probes and is told which. Called with logits
-    ``(n, n_outputs, n_probes)`` and time features ``(n, N_TIME_FEATURES)``; returns cotangents of
-    the shape of the logits.
+    ``(n, n_outputs, n_probes)`` and features of time and condition ``(n, n_features)``; returns
+    cotangents of the shape of the logits.
     """
 
-    def __init__(self, logits: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, logits: Tensor, n_features: int, generator: torch.Generator) -> None:
         super().__init__()
         _, n_probes, n_outputs = logits.shape
         self.register_buffer("unit", logits.std())
         identity = torch.randn(n_probes, _RESPONSE_WIDTH, generator=generator)
         self.identity = nn.Parameter(0.5 * identity.to(logits.dtype))
         self.read_in = nn.Linear(2 * n_outputs, _RESPONSE_WIDTH)
-        self.shift = nn.Linear(N_TIME_FEATURES, _RESPONSE_WIDTH)
+        self.shift = nn.Linear(n_features, _RESPONSE_WIDTH)
         self.hidden = nn.Linear(_RESPONSE_WIDTH, _RESPONSE_WIDTH)
         self.read_out = nn.Linear(_RESPONSE_WIDTH, n_outputs)
         initialise(self, generator)

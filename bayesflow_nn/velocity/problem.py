@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from bayesflow_nn.symmetry import WeightChart
 from bayesflow_nn.velocity.affine import AffineDenoiser, Schedule
+from bayesflow_nn.velocity.conditional import ConditionalDenoiser
+from bayesflow_nn.velocity.features import N_TIME_FEATURES
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class VelocityProblem:
         ``t (n,) -> (signal, noise)``, each ``(n, 1)``, the weights of target and source.
     generator : torch.Generator
         Source of initial parameters, on the CPU.
+    condition, held_out_condition : Tensor of shape (n, n_features) and (m, n_features), or None
+        Features of the condition of every point; the first is 1 where it is known, and a row of
+        zeros means that it is not.
     """
 
     points: Tensor
@@ -38,11 +43,28 @@ class VelocityProblem:
     scale: Tensor
     schedule: Schedule
     generator: torch.Generator
+    condition: Tensor | None = None
+    held_out_condition: Tensor | None = None
 
-    def make_denoiser(self) -> AffineDenoiser:
+    @property
+    def n_condition_features(self) -> int:
+        """Number of features of a condition, 0 without conditions."""
+        return 0 if self.condition is None else self.condition.shape[1]
+
+    @property
+    def n_features(self) -> int:
+        """Number of features of time and condition."""
+        return N_TIME_FEATURES + self.n_condition_features
+
+    def make_denoiser(self) -> AffineDenoiser | ConditionalDenoiser:
         """Closed-form affine prediction in coordinates of unit variance."""
+        x = self.points * self.scale
         held_out = None if self.held_out is None else self.held_out * self.scale
-        return AffineDenoiser(self.points * self.scale, held_out, self.schedule)
+        if self.condition is None:
+            return AffineDenoiser(x, held_out, self.schedule)
+        return ConditionalDenoiser(
+            x, held_out, self.condition, self.held_out_condition, self.schedule
+        )
 
 
 class UnitVariance(nn.Module):
@@ -51,7 +73,8 @@ class UnitVariance(nn.Module):
     Parameters
     ----------
     model : nn.Module
-        Maps times ``(n,)`` and scaled points to scaled predictions, ``(n, n_coordinates)``.
+        Maps times ``(n,)`` and scaled points, and a condition if there is one, to scaled
+        predictions, ``(n, n_coordinates)``.
     scale : Tensor of shape (n_coordinates,)
     """
 
@@ -60,6 +83,7 @@ class UnitVariance(nn.Module):
         self.model = model
         self.register_buffer("scale", scale)
 
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict the target of ``x (n, n_coordinates)`` at times ``t (n,)``."""
-        return self.model(t, x * self.scale) / self.scale
+        given = () if condition is None else (condition,)
+        return self.model(t, x * self.scale, *given) / self.scale

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from bayesflow_nn.flow import FlowField, GeodesicPath
+from bayesflow_nn.flow import FlowField, GeodesicPath, Setting
 from bayesflow_nn.geometry import EuclideanBlock, ProductManifold, SphereBlock
+from bayesflow_nn.velocity import AffineDenoiser
 
 MANIFOLDS = {
     "euclidean": ProductManifold([EuclideanBlock(4)]),
@@ -72,3 +73,36 @@ def skew_matrix(generator):
         return matrix - matrix.T
 
     return make
+
+
+class GaussianFlow:
+    """The exact flow from N(0, I) to a Gaussian in R^3, with fixed mean and covariance."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(1)
+        points = 2 + torch.randn(400, 3, generator=generator, dtype=torch.float64) @ torch.diag(
+            torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+        )
+        self.manifold = ProductManifold([EuclideanBlock(3)])
+        path = GeodesicPath(self.manifold, sigma=1e-3)
+        self.gaussian = AffineDenoiser(points, None, path.schedule)
+        self.mean, self.covariance = points.mean(0), points.T.cov()
+        self.field = FlowField(path, lambda t, x: self.gaussian(t, x).mean)
+
+    def setting(self, seed=0):
+        return Setting(
+            to_weights=lambda x: x,
+            project=lambda x: x,
+            gaussian=self.gaussian,
+            scale=torch.ones(3, dtype=torch.float64),
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def source(self, n):
+        generator = torch.Generator().manual_seed(2)
+        return torch.randn(n, 3, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def gaussian_flow():
+    return GaussianFlow()

@@ -113,3 +113,56 @@ def test_an_exploding_augmented_state_is_named():
     with pytest.raises(SolverError, match=re.escape(message)):
         state = (torch.tensor([0.1, 2.0]),)
         integrate_augmented(rate, state, solver="rk4", n_steps=64, start=0.0, end=1.0)
+
+
+def test_the_adaptive_solver_keeps_to_its_tolerance(linear_flow):
+    field, x_0, solution = linear_flow
+    for tolerance in (1e-4, 1e-8):
+        x_1 = integrate(field, x_0, solver="dopri5", tolerance=tolerance)
+        # The tolerance is per step and coordinate; errors of at most 100 steps grow at most e^2.
+        torch.testing.assert_close(x_1, solution(1.0, x_0), atol=700 * tolerance, rtol=0)
+    torch.testing.assert_close(field.path.manifold.projx(x_1), x_1, atol=1e-12, rtol=0)
+
+
+def test_the_adaptive_solver_reports_where_it_cannot_go_on(prescribed_field):
+    field = prescribed_field(ProductManifold([EuclideanBlock(1)]), lambda t, x: x**2)
+    with pytest.raises(SolverError, match=r"solver=dopri5 with tolerance=1e-05.*fixed steps"):
+        integrate(field, torch.tensor([[0.1], [2.0]]), solver="dopri5")
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, "dopri5"])
+def test_the_trajectory_passes_through_the_points_of_its_grid(linear_flow, solver):
+    field, x_0, solution = linear_flow
+    grid = torch.tensor([0, 0.1, 0.3, 0.6, 1], dtype=torch.float64)
+    points = integrate(field, x_0, solver=solver, grid=grid, return_trajectory=True)
+    # dopri5 projects all points, which rounds.
+    torch.testing.assert_close(points[0], x_0, atol=1e-15, rtol=1e-15)
+    end = integrate(field, x_0, solver=solver, grid=grid)
+    assert torch.equal(points[-1], end)
+    if solver in ("rk4", "dopri5"):  # rk4: (0.4 * 2)^5 / 120 = 0.003 in the longest step
+        for t, x in zip(grid.tolist(), points, strict=True):
+            torch.testing.assert_close(x, solution(t, x_0), atol=0.01, rtol=0)
+
+
+def test_checkpoints_do_not_change_the_gradient(linear_flow):
+    field, x_0, _ = linear_flow
+    gradients = []
+    for checkpoint in (False, True):
+        leaf = x_0.clone().requires_grad_()
+        integrate(field, leaf, n_steps=4, checkpoint=checkpoint)[:, 0].sum().backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+def test_a_perturbation_comes_before_every_step(prescribed_field):
+    line = ProductManifold([EuclideanBlock(1)])
+    field = prescribed_field(line, lambda t, x: torch.zeros_like(x))
+    seen = []
+
+    def perturb(field, t, h, x):
+        seen.append((t.item(), h.item()))
+        return x + 1
+
+    end = integrate(field, torch.zeros(1, 1), n_steps=4, perturb=perturb)
+    assert end.item() == 4
+    assert seen == [(0, 0.25), (0.25, 0.25), (0.5, 0.25), (0.75, 0.25)]

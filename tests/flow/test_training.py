@@ -12,11 +12,18 @@ from bayesflow_nn.flow import (
     FlowTrainer,
     GeodesicPath,
     StandardSource,
+    Targets,
     integrate,
 )
 from bayesflow_nn.flow.coupling import independent
 from bayesflow_nn.geometry import EuclideanBlock, ProductManifold, SphereBlock
 from bayesflow_nn.velocity import AffineDenoiser, MLPVelocity, VelocityProblem
+
+
+def fit(trainer, predictor, x, validation):
+    """Fit to points without conditions."""
+    held_out = None if validation is None else Targets(validation)
+    return trainer.fit(predictor, Targets(x), held_out)
 
 
 def make_trainer(manifold, *, sigma=0.1, seed=0, **options):
@@ -99,7 +106,7 @@ def test_the_loss_is_minimised_by_the_weighted_regression(prediction, time_distr
         learning_rate=0.02,
     )
     x = torch.randn(5000, 50, generator=generator)
-    fitted, _ = trainer.fit(Multiple(), x, None)
+    fitted, _ = fit(trainer, Multiple(), x, None)
     # Over seeds the result scatters by less than 0.01, from the draws of the last steps and the
     # variance of the training points. The six optima lie between 0.48 and 1.03.
     assert fitted.factor.item() == pytest.approx(best, abs=0.03)
@@ -111,7 +118,7 @@ def test_the_coupling_pairs_source_and_target(generator):
     trainer = make_trainer(
         manifold, sigma=sigma, prediction="target", coupling=lambda manifold, x_0, x_1: x_1
     )
-    fitted, _ = trainer.fit(Multiple(), torch.randn(2000, 20, generator=generator), None)
+    fitted, _ = fit(trainer, Multiple(), torch.randn(2000, 20, generator=generator), None)
     best = quad(lambda t: 1 + sigma * t, 0, 1)[0] / quad(lambda t: (1 + sigma * t) ** 2, 0, 1)[0]
     # No noise is left but that of t within 5 %; an independent coupling gives 0.71.
     assert fitted.factor.item() == pytest.approx(best, abs=0.005)
@@ -122,7 +129,7 @@ def test_the_metric_weights_the_coordinates():
     trainer = make_trainer(
         ProductManifold([EuclideanBlock(2)]), metric=torch.tensor([1.0, 3.0]), prediction="target"
     )
-    fitted, _ = trainer.fit(Constant(), torch.tensor([[0.0, 1.0]]), None)
+    fitted, _ = fit(trainer, Constant(), torch.tensor([[0.0, 1.0]]), None)
     # The loss is the same in every batch, so only the optimiser's last steps are left.
     assert fitted.value.item() == pytest.approx(0.75, abs=1e-3)
 
@@ -131,7 +138,7 @@ def test_the_kept_parameters_are_the_exponential_average_over_steps(line):
     """With the decay held down to (1 + n) / (10 + n) while only n steps are in the average."""
     decay, predictor = 0.7, Constant()
     trainer = make_trainer(line, max_iter=15, ema_decay=decay)
-    kept, _ = trainer.fit(predictor, torch.full((8, 1), 5.0), None)
+    kept, _ = fit(trainer, predictor, torch.full((8, 1), 5.0), None)
     after_steps = [*predictor.seen[1:], predictor.value.item()]
     average = after_steps[0]
     for n, value in enumerate(after_steps[1:], start=1):
@@ -147,7 +154,7 @@ def test_the_fitted_predictor_is_in_evaluation_mode(line, n_held_out):
     """With and without held-out chains, so that dropout is off."""
     x = torch.ones(8, 1)
     trainer = make_trainer(line, max_iter=2)
-    fitted, _ = trainer.fit(Constant(), x, x[:n_held_out] if n_held_out else None)
+    fitted, _ = fit(trainer, Constant(), x, x[:n_held_out] if n_held_out else None)
     assert not fitted.training
 
 
@@ -158,7 +165,7 @@ def test_a_module_may_ask_for_a_higher_learning_rate(line):
     predictor.fast.learning_rate_factor = 10.0
     predictor.forward = lambda t, x: predictor.slow(t, x) + predictor.fast(t, x)
     trainer = make_trainer(line, max_iter=1, learning_rate=0.01)
-    trainer.fit(predictor, torch.full((8, 1), 5.0), None)
+    fit(trainer, predictor, torch.full((8, 1), 5.0), None)
     assert predictor.slow.value.item() == pytest.approx(0.01, rel=1e-5)
     assert predictor.fast.value.item() == pytest.approx(0.1, rel=1e-5)
 
@@ -167,11 +174,11 @@ def test_a_module_may_ask_for_a_higher_learning_rate(line):
 def drifting(line):
     """Training moves the constant from 0 to 5; the held-out chains are at 1."""
 
-    def fit(**options):
+    def fit_with(**options):
         trainer = make_trainer(line, max_iter=500, prediction="target", **options)
-        return trainer.fit(Constant(), torch.full((8, 1), 5.0), torch.full((4, 1), 1.0))
+        return fit(trainer, Constant(), torch.full((8, 1), 5.0), torch.full((4, 1), 1.0))
 
-    return fit
+    return fit_with
 
 
 def test_early_stopping_keeps_the_best_and_stops(drifting):
@@ -197,7 +204,7 @@ def test_without_early_stopping_the_last_average_is_kept(drifting):
 
 def test_the_history_records_mean_training_losses(line):
     trainer = make_trainer(line, max_iter=50, learning_rate=1e-12, prediction="target")
-    _, history = trainer.fit(Constant(2.0), torch.full((8, 1), 5.0), None)
+    _, history = fit(trainer, Constant(2.0), torch.full((8, 1), 5.0), None)
     # A constant that does not move is 3 from the target at every step.
     assert history.iterations == list(range(2, 51, 2))
     assert history.training_loss == pytest.approx([9.0] * 25, rel=1e-5)
@@ -208,7 +215,7 @@ def test_a_nan_loss_is_an_error_that_names_the_iteration(line):
     trainer = make_trainer(line, learning_rate=0.25)
     message = "became nan at iteration 0; lower learning_rate .now 0.25. or look for outliers"
     with pytest.raises(FloatingPointError, match=message):
-        trainer.fit(Constant(math.nan), torch.ones(4, 1), None)
+        fit(trainer, Constant(math.nan), torch.ones(4, 1), None)
 
 
 def test_the_same_seed_gives_the_same_parameters(generator):
@@ -216,18 +223,18 @@ def test_the_same_seed_gives_the_same_parameters(generator):
     manifold = ProductManifold([SphereBlock(1, 3), EuclideanBlock(2)])
     x = manifold.random_source(40, generator)
 
-    def fit(seed):
+    def fit_from(seed):
         trainer = make_trainer(manifold, seed=seed, max_iter=10)
         model = MLPVelocity(make_problem(trainer.path, x), hidden_size=8, dropout=0.5)
         state = torch.get_rng_state()
-        fitted, _ = trainer.fit(model, x[:30], x[30:])
+        fitted, _ = fit(trainer, model, x[:30], x[30:])
         assert torch.equal(torch.get_rng_state(), state)
         return nn.utils.parameters_to_vector(fitted.parameters())
 
-    first = fit(0)
+    first = fit_from(0)
     torch.rand(1)
-    assert torch.equal(fit(0), first)
-    assert not torch.equal(fit(1), first)
+    assert torch.equal(fit_from(0), first)
+    assert not torch.equal(fit_from(1), first)
 
 
 def test_a_sphere_is_learned(generator):
@@ -238,7 +245,7 @@ def test_a_sphere_is_learned(generator):
     x = manifold.projx(poles.repeat(2000, 1) + noise)
     trainer = make_trainer(manifold, sigma=0.01, max_iter=600, learning_rate=5e-3)
     model = MLPVelocity(make_problem(trainer.path, x), hidden_size=64, dropout=0.0)
-    field = FlowField(trainer.path, trainer.fit(model, x, None)[0].requires_grad_(False))
+    field = FlowField(trainer.path, fit(trainer, model, x, None)[0].requires_grad_(False))
     x_0 = trainer.source.sample(4000, generator=generator, like=x)
     y = field.denoise(integrate(field, x_0, n_steps=16))
     # Two sets of 4,000 entries of variance below 0.5 differ by 0.016 (one standard error); the
@@ -279,7 +286,7 @@ def test_gaussian_to_gaussian_keeps_the_variance():
     x = 1 + torch.randn(n_train, n_weights, generator=generator)
     trainer = make_trainer(manifold, sigma=1e-3, max_iter=300, learning_rate=1e-3)
     model = MLPVelocity(make_problem(trainer.path, x), hidden_size=64)
-    field = FlowField(trainer.path, trainer.fit(model, x, None)[0].requires_grad_(False))
+    field = FlowField(trainer.path, fit(trainer, model, x, None)[0].requires_grad_(False))
     half = trainer.source.sample(n_pairs, generator=generator, like=x)
     # Antithetic pairs: their mean is free of the source's noise, up to what is not affine.
     y = field.denoise(integrate(field, torch.cat([half, -half]), n_steps=8))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bayesflow_nn.velocity import MLPVelocity
-from bayesflow_nn.velocity.time_features import N_TIME_FEATURES, time_features
+from bayesflow_nn.velocity.features import N_TIME_FEATURES, time_features
 
 
 @pytest.fixture

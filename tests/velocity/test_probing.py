@@ -10,8 +10,8 @@ from torch import nn
 
 from bayesflow_nn.symmetry.dense_layers import DenseWeights
 from bayesflow_nn.velocity import ProbeVelocity
+from bayesflow_nn.velocity.features import time_features
 from bayesflow_nn.velocity.probing import _damped_step
-from bayesflow_nn.velocity.time_features import time_features
 from bayesflow_nn.weights import Architecture
 
 SIZES = {1: [4, 3], 2: [4, 5, 3], 3: [4, 5, 6, 3]}

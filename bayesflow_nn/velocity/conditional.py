@@ -1,0 +1,74 @@
+r"""The affine prediction when networks come with a condition.
+
+Given the features f of a condition, targets are taken to be Gaussian around :math:`B f`, with one
+covariance for all conditions; without a condition they are Gaussian around their mean, with the
+larger covariance of the mixture. The first feature is 1 where the condition is known; a row of
+zeros means that it is not.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from bayesflow_nn.velocity.affine import AffineDenoiser, Denoised, Schedule
+
+_RIDGE = 1e-6  # of the mean square of the features: rank-deficient features stay solvable
+
+
+class ConditionalDenoiser(nn.Module):
+    """Gaussian posterior mean of the target with a mean that depends on a condition.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, n_coordinates)
+        Training points in coordinates of about unit variance.
+    held_out : Tensor of shape (m, n_coordinates) or None
+        Points of other chains.
+    condition, held_out_condition : Tensor of shape (n, n_features) and (m, n_features) or None
+        Features of their conditions.
+    schedule : callable
+        As in :class:`AffineDenoiser`.
+    """
+
+    coefficients: Tensor
+
+    def __init__(
+        self,
+        x: Tensor,
+        held_out: Tensor | None,
+        condition: Tensor,
+        held_out_condition: Tensor | None,
+        schedule: Schedule,
+    ) -> None:
+        super().__init__()
+        self.schedule = schedule
+        features = condition.double()
+        gram = features.T @ features
+        gram += _RIDGE * gram.trace() / len(gram) * torch.eye(len(gram)).to(gram)
+        coefficients = torch.linalg.solve(gram, features.T @ x.double()).to(x.dtype)
+        self.register_buffer("coefficients", coefficients)
+        rest = None if held_out is None else held_out - held_out_condition @ coefficients
+        self.around_condition = AffineDenoiser(x - condition @ coefficients, rest, schedule)
+        self.overall = AffineDenoiser(x, held_out, schedule)
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
+        """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``."""
+        if condition is None:
+            return self.overall(t, x)
+        signal, _ = self.schedule(t)
+        centre = condition @ self.coefficients
+        mean, variance = self.around_condition(t, x - signal * centre)
+        known = condition[:, :1] > 0
+        if known.all():
+            return Denoised(mean + centre, variance)
+        overall = self.overall(t, x)
+        return Denoised(
+            torch.where(known, mean + centre, overall.mean),
+            torch.where(known, variance, overall.variance),
+        )
+
+    def apply_covariance(
+        self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
+    ) -> Tensor:
+        """Multiply by a power of the posterior covariance; see :class:`AffineDenoiser`."""
+        law = self.overall if condition is None else self.around_condition
+        return law.apply_covariance(t, v, power=power)

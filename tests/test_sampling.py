@@ -1,0 +1,171 @@
+"""Ways to sample a FlowPosterior: guidance, noise, conditions, trajectories."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_iris
+
+from bayesflow_nn import Architecture, FlowPosterior, train_population
+from bayesflow_nn.flow import Guidance, Refresh, StepNoise, TaskGuidance
+from bayesflow_nn.predictive import network_scores
+from bayesflow_nn.velocity import MLPVelocity, ProbeVelocity
+
+TINY = functools.partial(MLPVelocity, hidden_size=16, n_blocks=1)
+TINY_PROBES = functools.partial(ProbeVelocity, n_probes=8, n_refinements=2)
+FAST = {"velocity": TINY, "max_iter": 3, "n_steps": 8, "random_state": 0}
+MLP = Architecture.mlp([4, 5, 3])
+GEOMETRIES = ["product_sphere", "normalized", "euclidean"]
+
+
+@pytest.fixture(scope="module")
+def data():
+    X, y = load_iris(return_X_y=True)
+    return ((X - X.mean(0)) / X.std(0)).astype(np.float32), y
+
+
+@pytest.fixture(scope="module")
+def population(data):
+    return train_population(MLP, *data, n_networks=60, n_epochs=10, random_state=0)
+
+
+@pytest.fixture(scope="module", params=GEOMETRIES)
+def posterior(request, population):
+    return FlowPosterior(geometry=request.param, **FAST).fit(population)
+
+
+def loss(weights, data):
+    X, y = (torch.as_tensor(part) for part in data)
+    return network_scores(MLP, torch.as_tensor(weights), X, y).nll
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"strength": 150.0, "finish_steps": 0},
+        {"strength": 1.0, "finish_steps": 0, "at": "point"},
+        {"finish_steps": 10},
+        {"finish_steps": 10, "finish": "covariance", "finish_step_size": 0.02},
+        {"finish_steps": 0, "source_steps": 5},
+        {"finish_steps": 10, "batch_size": 50},
+    ],
+    ids=["target", "point", "adam", "covariance", "source", "minibatch"],
+)
+def test_guidance_lowers_the_loss_and_stays_on_the_manifold(posterior, data, rules):
+    plain = posterior.sample(30, random_state=0)
+    guided = posterior.sample(30, random_state=0, guidance=TaskGuidance(*data, **rules))
+    assert loss(guided, data).mean() < loss(plain, data).mean()
+    points = posterior.to_points(guided)
+    on_manifold = posterior.chart_.project(points)
+    torch.testing.assert_close(points, on_manifold, atol=1e-6, rtol=0)
+    if posterior.geometry != "euclidean":
+        rows = torch.as_tensor(guided[:, :20]).view(30, 5, 4)
+        torch.testing.assert_close(rows.norm(dim=-1), torch.ones(30, 5), atol=1e-6, rtol=0)
+
+
+def test_any_objective_guides(posterior):
+    def norm(weights):
+        return weights.square().sum(1)
+
+    plain = posterior.sample(20, random_state=0)
+    small = posterior.sample(20, random_state=0, guidance=Guidance(norm, strength=5.0))
+    assert np.square(small).sum() < np.square(plain).sum()
+
+
+def test_sources_are_optimised_through_probes(population, data):
+    posterior = FlowPosterior(**(FAST | {"velocity": TINY_PROBES, "n_steps": 4})).fit(population)
+    guidance = TaskGuidance(*data, finish_steps=0, source_steps=5)
+    plain = posterior.sample(10, random_state=0)
+    guided = posterior.sample(10, random_state=0, guidance=guidance)
+    assert loss(guided, data).mean() < loss(plain, data).mean()
+
+
+@pytest.mark.parametrize("noise", [StepNoise(0.3), Refresh(2.0)])
+def test_noise_follows_the_seed(posterior, noise):
+    first, again = (posterior.sample(5, random_state=0, noise=noise) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, posterior.sample(5, random_state=0))
+
+
+def test_the_trajectory_ends_at_the_samples(posterior):
+    times, weights = posterior.sample(4, random_state=0, return_trajectory=True)
+    assert np.allclose(times, np.linspace(0, 1, 9))
+    assert weights.shape == (9, 4, MLP.n_weights)
+    assert np.array_equal(weights[-1], posterior.sample(4, random_state=0))
+
+
+def test_solvers_and_grids_agree(posterior):
+    fine = posterior.sample(20, random_state=0, solver="rk4", n_steps=64)
+    adaptive = posterior.sample(20, random_state=0, solver="dopri5")
+    # dopri5 keeps to 1e-5 per step in points; weights are products of two of order one.
+    assert np.abs(adaptive - fine).max() < 0.01
+    uneven = FlowPosterior(**posterior.get_params()).set_params(time_grid="error")
+    uneven.__dict__ |= {k: v for k, v in vars(posterior).items() if k.endswith("_")}
+    assert np.abs(uneven.sample(20, random_state=0, n_steps=64) - fine).max() < 0.01
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    """Two groups of points around 0 and 10."""
+    noise = np.random.default_rng(0).normal(size=(200, 3))
+    labels = np.array(["low", "high"] * 100)
+    return noise + 10 * (labels == "high")[:, None], labels
+
+
+@pytest.fixture(scope="module")
+def conditional(labelled):
+    return FlowPosterior(geometry="euclidean", **FAST).fit(*labelled)
+
+
+def test_a_condition_chooses_the_group(conditional, labelled):
+    conditions = np.array(["low", "high", "high"])
+    samples = conditional.sample(3, random_state=0, condition=conditions)
+    assert ((samples.mean(1) > 5) == (conditions == "high")).all()
+    assert (conditional.sample(50, random_state=0, condition="high").mean(0) > 8).all()
+    x, labels = labelled
+    own = conditional.log_prob(x[:20], condition=labels[:20])
+    other = conditional.log_prob(x[:20], condition=labels[1:21])
+    assert (own > other + 10).all()
+    assert np.isfinite(conditional.log_prob(x[:20])).all()
+
+
+def test_the_strength_of_a_condition_goes_from_nothing_to_beyond(conditional):
+    plain = conditional.sample(20, random_state=0)
+    none = conditional.sample(20, random_state=0, condition="high", condition_strength=0.0)
+    assert np.allclose(none, plain, atol=1e-5)
+    means = [
+        conditional.sample(20, random_state=0, condition="high", condition_strength=w).mean()
+        for w in (0.0, 0.5, 1.0)
+    ]
+    assert means[0] < means[1] < means[2]
+
+
+def test_real_conditions_order_the_samples():
+    rng = np.random.default_rng(0)
+    value = rng.exponential(size=400)
+    x = np.log(value)[:, None] + 0.1 * rng.normal(size=(400, 3))
+    made = FlowPosterior(geometry="euclidean", **FAST).fit(x, value)
+    asked = np.array([0.1, 0.3, 1.0, 2.0])
+    got = made.sample(4, random_state=0, condition=asked).mean(1)
+    # The cubic in the normal score follows the log within .3 between the 10 % and 90 % quantiles.
+    assert np.abs(got - np.log(asked)).max() < 0.6
+
+
+def test_wrong_ways_to_sample_are_refused(posterior, conditional, labelled, data):
+    with pytest.raises(TypeError, match=r"noise must be StepNoise.* got float"):
+        posterior.sample(noise=0.1)
+    with pytest.raises(TypeError, match=r"guidance must be TaskGuidance.* got function"):
+        posterior.sample(guidance=lambda w: w.sum(1))
+    with pytest.raises(ValueError, match="solver must take fixed steps with noise, got 'dopri5'"):
+        posterior.sample(noise=Refresh(1.0), solver="dopri5")
+    with pytest.raises(ValueError, match="fixed steps for source_steps.* got 'dopri5'"):
+        posterior.sample(guidance=TaskGuidance(*data, source_steps=1), solver="dopri5")
+    with pytest.raises(ValueError, match="condition must be None for a posterior fitted without y"):
+        posterior.sample(condition="low")
+    with pytest.raises(ValueError, match="must hold 1 or 3 conditions, got 2"):
+        conditional.sample(3, condition=["low", "high"])
+    with pytest.raises(ValueError, match="TaskGuidance needs the architecture"):
+        conditional.sample(guidance=TaskGuidance(*data))
+    with pytest.raises(ValueError, match="coupling must be 'independent' for a fit with"):
+        FlowPosterior(geometry="euclidean", coupling="ot", **FAST).fit(*labelled)

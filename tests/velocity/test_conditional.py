@@ -1,0 +1,66 @@
+"""ConditionalDenoiser against the affine denoisers of the parts it is made of."""
+
+import pytest
+import torch
+
+from bayesflow_nn.velocity import AffineDenoiser, ConditionalDenoiser
+
+
+def schedule(t):
+    return t[:, None], 1 - 0.999 * t[:, None]
+
+
+@pytest.fixture
+def groups(generator):
+    """Two groups of points with means 0 and 4, and indicator features."""
+    noise = torch.randn(300, 3, generator=generator, dtype=torch.float64)
+    label = torch.arange(300) % 2
+    features = torch.stack([torch.ones(300), label == 0, label == 1], dim=1).double()
+    return noise + 4 * label[:, None], features
+
+
+def test_a_known_condition_is_the_gaussian_of_its_group(groups):
+    x, features = groups
+    denoiser = ConditionalDenoiser(x, None, features, None, schedule)
+    t = torch.linspace(0, 1, 300, dtype=torch.float64)
+    means = torch.stack([x[::2].mean(0), x[1::2].mean(0)])[torch.arange(300) % 2]
+    within = AffineDenoiser(x - means, None, schedule)
+    expected = within(t, x - t[:, None] * means)
+    result = denoiser(t, x, features)
+    # The ridge of 1e-6 moves the group means by about as much, relative to 4.
+    torch.testing.assert_close(result.mean, expected.mean + means, atol=1e-4, rtol=0)
+    torch.testing.assert_close(result.variance, expected.variance, atol=1e-4, rtol=0)
+
+
+def test_an_unknown_condition_is_the_gaussian_of_all(groups):
+    x, features = groups
+    denoiser, overall = (
+        ConditionalDenoiser(x, None, features, None, schedule),
+        AffineDenoiser(x, None, schedule),
+    )
+    t = torch.full((300,), 0.3, dtype=torch.float64)
+    known = denoiser(t, x, features)
+    features[:10] = 0
+    mixed = denoiser(t, x, features)
+    assert torch.equal(denoiser(t, x).mean, overall(t, x).mean)
+    assert torch.equal(mixed.mean[:10], overall(t, x).mean[:10])
+    assert torch.equal(mixed.mean[10:], known.mean[10:])
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_the_covariance_is_applied(groups, power):
+    """At t = 0 it is the sample covariance, and its root applied twice is the same."""
+    x, features = groups
+    overall, v = AffineDenoiser(x, None, schedule), x[:5]
+    start = torch.zeros(5, dtype=torch.float64)
+    for _ in range(round(1 / power)):
+        v = overall.apply_covariance(start, v, power=power)
+    torch.testing.assert_close(v, x[:5] @ x.T.cov())
+    denoiser = ConditionalDenoiser(x, None, features, None, schedule)
+    within = denoiser.apply_covariance(start, x[:5], features[:5])
+    # Between the groups lies a variance of 4 along (1, 1, 1), which a condition removes.
+    ones = torch.ones(5, 3, dtype=torch.float64)
+    direct = denoiser.apply_covariance(start, ones, features[:5]).sum(1) / 3
+    assert within.shape == (5, 3)
+    assert (direct < 1.5).all()
+    assert (denoiser.apply_covariance(start, ones).sum(1) / 3 > 10).all()
