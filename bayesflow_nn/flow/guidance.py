@@ -158,8 +158,13 @@ class TaskGuidance(Guidance):
     finish_step_size : float, optional
     source_steps : int
     source_step_size : float
-        As in :class:`Guidance`. The default, no guidance on the way and 24 steps of Adam, gave
-        networks better than trained ones at the least cost.
+        As in :class:`Guidance`. By default nothing acts on the way, and 24 steps of Adam follow.
+
+    Notes
+    -----
+    Steps lower the loss on these data. On digits (64-32-10) the default gave networks better than
+    trained ones on test data too. Where trained networks overfit already (breast cancer), more
+    steps overfit more: choose `finish_steps` on validation data.
 
     Examples
     --------
