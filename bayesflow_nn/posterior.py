@@ -345,6 +345,11 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         check_integer("n_steps", n_steps)
         check_sampling(solver, noise, guidance)
         check_real("condition_strength", condition_strength, 0)
+        if condition is None and condition_strength != 1:
+            raise ValueError(
+                f"condition_strength must be 1 without a condition, got {condition_strength!r}; "
+                f"pass condition= as well."
+            )
         generator = torch.Generator(self.device).manual_seed(draw_seed(random_state))
         like, manifold = self.training_points_, self.chart_.manifold
         x_0 = StandardSource(manifold).sample(n_samples, generator=generator, like=like)

@@ -165,6 +165,8 @@ def test_wrong_ways_to_sample_are_refused(posterior, conditional, labelled, data
         posterior.sample(condition="low")
     with pytest.raises(ValueError, match="must hold 1 or 3 conditions, got 2"):
         conditional.sample(3, condition=["low", "high"])
+    with pytest.raises(ValueError, match="condition_strength must be 1 without .* got 2.0"):
+        conditional.sample(condition_strength=2.0)
     with pytest.raises(ValueError, match="TaskGuidance needs the architecture"):
         conditional.sample(guidance=TaskGuidance(*data))
     with pytest.raises(ValueError, match="coupling must be 'independent' for a fit with"):

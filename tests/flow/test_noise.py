@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scipy.integrate import quad
 
 from bayesflow_nn.flow import Refresh, Sampler, StepNoise
 
@@ -32,12 +33,20 @@ def test_refreshed_noise_keeps_the_distribution_and_forgets_the_source(gaussian_
         assert both.corrcoef()[0, 1] < 0.5
 
 
-def test_noise_at_the_end_adds_its_variance(gaussian_flow):
-    """Late noise of variance scale^2 (end - start) is carried to t = 1 nearly unchanged, then
-    removed by the denoiser as far as it is not from networks: the result widens, but less."""
-    plain = sample(gaussian_flow, None)
-    noisy = sample(gaussian_flow, StepNoise(1.0, start=0.0, end=0.5))
-    assert (noisy.var(0) > 1.02 * plain.var(0)).all()
+def test_white_noise_adds_the_variance_that_the_flow_carries_on(gaussian_flow):
+    """A linear flow scales a deviation at t by s(1) / s(t), with s^2 = t^2 v + (1 - t)^2 along an
+    axis of variance v: noise until t = 1/2 adds v times the integral of 1 / s^2.
+    """
+    noisy = sample(gaussian_flow, StepNoise(1.0, end=0.5))
+    variances, axes = torch.linalg.eigh(gaussian_flow.covariance)
+    expected = [
+        v * (1 + quad(lambda t, v=v: 1 / (t**2 * v + (1 - t) ** 2), 0, 0.5)[0])
+        for v in variances.tolist()
+    ]
+    # 5 standard errors of a variance from N draws, and one step of 1/64 for the quadrature.
+    bound = 5 * (2 / N) ** 0.5 + 1 / 64
+    actual = (noisy @ axes).var(0)
+    torch.testing.assert_close(actual, actual.new_tensor(expected), rtol=bound, atol=0)
 
 
 @pytest.mark.parametrize("kind", [StepNoise, Refresh])
