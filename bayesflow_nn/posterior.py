@@ -25,6 +25,7 @@ from bayesflow_nn.flow import (
     GeodesicPath,
     Guidance,
     Noise,
+    Regression,
     Sampler,
     Setting,
     StandardSource,
@@ -636,18 +637,11 @@ class FlowPosterior(DensityMixin, BaseEstimator):
             StandardSource(manifold),
             COUPLINGS[self.coupling],
             scale.square(),
+            self._make_regression(),
             generator,
-            max_iter=self.max_iter,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
             prediction=self.prediction,
             time_distribution=self._time_distribution(),
-            ema_decay=self.ema_decay,
-            early_stopping=self.early_stopping,
-            n_iter_no_change=self.n_iter_no_change,
             condition_dropout=self.condition_dropout,
-            verbose=self.verbose,
         )
         # Layers draw from torch's global generator when they are made, before the velocity draws
         # anew from the problem's: the state that the caller sees stays untouched.
@@ -657,6 +651,18 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         unseen = None if unseen is None else Targets(unseen, held_out_condition)
         predictor, self.history_ = trainer.fit(model, Targets(x, condition), unseen)
         self.field_ = FlowField(path, predictor.eval().requires_grad_(False))
+
+    def _make_regression(self) -> Regression:
+        return Regression(
+            max_iter=self.max_iter,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            ema_decay=self.ema_decay,
+            early_stopping=self.early_stopping,
+            n_iter_no_change=self.n_iter_no_change,
+            verbose=self.verbose,
+        )
 
     def _time_distribution(self) -> str:
         if self.time_distribution != "auto":

@@ -8,10 +8,11 @@ from bayesflow_nn.flow.guided import GuidedField, Setting
 from bayesflow_nn.flow.noise import Noise, Refresh, StepNoise
 from bayesflow_nn.flow.ode import SOLVERS, SolverError, integrate
 from bayesflow_nn.flow.path import GeodesicPath, PathSample
+from bayesflow_nn.flow.regression import Regression, TrainingHistory
 from bayesflow_nn.flow.sampling import Sampler
 from bayesflow_nn.flow.source import StandardSource, contract
 from bayesflow_nn.flow.time_grid import equal_error_grid
-from bayesflow_nn.flow.training import FlowTrainer, Targets, TrainingHistory
+from bayesflow_nn.flow.training import FlowTrainer, Targets
 
 __all__ = [
     "COUPLINGS",
@@ -25,6 +26,7 @@ __all__ = [
     "Noise",
     "PathSample",
     "Refresh",
+    "Regression",
     "Sampler",
     "Setting",
     "SolverError",

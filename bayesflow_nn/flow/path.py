@@ -61,6 +61,11 @@ class PathSample(NamedTuple):
     u_t: Tensor
     condition: Tensor | None = None
 
+    @property
+    def n_rows(self) -> int:
+        """Number of draws."""
+        return len(self.t)
+
     def split(self, size: int) -> list[PathSample]:
         """Parts of at most `size` draws."""
         parts = [[None] * -(-len(self.t) // size) if p is None else p.split(size) for p in self]

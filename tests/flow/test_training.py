@@ -11,6 +11,7 @@ from bayesflow_nn.flow import (
     FlowField,
     FlowTrainer,
     GeodesicPath,
+    Regression,
     StandardSource,
     Targets,
     integrate,
@@ -29,13 +30,19 @@ def fit(trainer, predictor, x, validation):
 def make_trainer(manifold, *, sigma=0.1, seed=0, **options):
     # The first step keeps the weight ema_decay^max_iter in the average: none.
     defaults = {"max_iter": 400, "batch_size": 256, "learning_rate": 0.05, "ema_decay": 0.95}
+    own = {
+        name: options.pop(name)
+        for name in ("prediction", "time_distribution", "condition_dropout")
+        if name in options
+    }
     return FlowTrainer(
         GeodesicPath(manifold, sigma),
         StandardSource(manifold),
         options.pop("coupling", independent),
         options.pop("metric", torch.ones(manifold.n_coordinates)),
+        Regression(**defaults | options),
         torch.Generator().manual_seed(seed),
-        **defaults | options,
+        **own,
     )
 
 
