@@ -1,4 +1,4 @@
-"""Regression on draws that are fresh at every step: AdamW, an average of parameters, early stopping.
+"""Regression on draws that are fresh at every step: AdamW, averaged parameters, early stopping.
 
 Flow matching draws times and noise anew, distillation draws points of trajectories; both minimise a
 mean over draws, validate on other draws that stay the same, and keep the average of the parameters.
