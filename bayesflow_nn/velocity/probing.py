@@ -221,17 +221,19 @@ def _damped_step(
     """
     if layer.bias is not None:
         inputs = torch.cat([inputs, torch.ones_like(inputs[..., :1, :])], dim=-2)
-    gradient = cotangent @ inputs.mT
-    moments = inputs @ inputs.mT / inputs.shape[-1]
-    if moments.ndim == 2:
-        # The input layer sees the same probes in every network: one eigendecomposition serves all.
-        # Its gradient would be infinite at equal eigenvalues, and the damping needs no learning.
-        values, axes = torch.linalg.eigh(moments.detach())
-        damped = (gradient @ axes) / (1 + damping[:, None, None] * values) @ axes.T
+    if inputs.ndim == 2:
+        # The input layer sees the same probes in every network: one eigendecomposition serves all,
+        # of the probes' Gram matrix, since H' (I + c H H')^-1 = (I + c H' H)^-1 H'. Its gradient
+        # would be infinite at equal eigenvalues, and the damping needs no learning.
+        fixed = inputs.detach().double()
+        values, axes = torch.linalg.eigh(fixed.mT @ fixed / fixed.shape[-1])
+        values, axes = values.to(inputs), axes.to(inputs)
+        damped = (cotangent @ axes) / (1 + damping[:, None, None] * values) @ (inputs @ axes).mT
     else:
+        moments = inputs @ inputs.mT / inputs.shape[-1]
         identity = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
         system = identity + damping[:, None, None] * moments
-        damped = torch.linalg.solve(system, gradient.mT).mT
+        damped = torch.linalg.solve(system, inputs @ cotangent.mT).mT
     step = gain[:, None, None] * damped
     if layer.bias is None:
         return DenseWeights(step, None)

@@ -116,8 +116,11 @@ def test_gain_and_damping_grow_with_the_variance(make_model, draw_noisy):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shared_inputs", [True, False])
-def test_a_damped_step_is_the_gradient_times_an_explicit_inverse(bias, shared_inputs, generator):
-    n, n_in, n_out, n_probes = 5, 4, 3, 7
+@pytest.mark.parametrize("n_probes", [3, 7])
+def test_a_damped_step_is_the_gradient_times_an_explicit_inverse(
+    bias, shared_inputs, n_probes, generator
+):
+    n, n_in, n_out = 5, 4, 3
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
