@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,14 +18,18 @@ from torch import Tensor
 
 from bayesflow_nn import predictive
 from bayesflow_nn.condition_encoder import ConditionEncoder
+from bayesflow_nn.distillation import TrajectoryDraw, distill, prediction_divergence, trajectories
 from bayesflow_nn.diversity import NoveltyReport, novelty_report
 from bayesflow_nn.flow import (
     COUPLINGS,
     SOLVERS,
     FlowField,
+    FlowMap,
     FlowTrainer,
     GeodesicPath,
     Guidance,
+    GuidedField,
+    Integrator,
     Noise,
     Regression,
     Sampler,
@@ -36,6 +42,7 @@ from bayesflow_nn.flow import (
 )
 from bayesflow_nn.posterior_input import (
     Weights,
+    check_few_step,
     check_fraction,
     check_parameters,
     check_population,
@@ -168,8 +175,14 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         Between network weights and points of the manifold.
     field_ : FlowField
         The velocity u(t, x).
+    flow_map_ : Distilled or None
+        What `distill` fitted: a map that replaces the solver, and its error.
+    inputs_ : Tensor or None
+        Unlabelled inputs that came with the population.
     training_points_, held_out_points_ : Tensor
         Points of the networks that were fitted and of the chains held out, for `novelty`.
+    training_condition_ : Tensor of shape (n_networks, n_features) or None
+        Features of the conditions of the networks that were fitted.
     gaussian_ : AffineDenoiser or ConditionalDenoiser
         Gaussian approximation, in coordinates of unit variance; guidance takes its covariance.
     unit_scale_ : Tensor of shape (n_coordinates,)
@@ -287,9 +300,10 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         self.held_out_points_ = self._align(rows[held_out]) if held_out.any() else None
         self.unit_scale_ = self.chart_.manifold.unit_scale.to(self.training_points_)
         inputs = _first(None, population, "inputs")
-        seen = None if condition is None else condition[~held_out]
-        unseen = None if condition is None else condition[held_out]
-        self._fit_flow(None if inputs is None else inputs.to(rows), seen, unseen, generator)
+        self.inputs_ = None if inputs is None else inputs.to(rows)
+        self.training_condition_ = None if condition is None else condition[~held_out]
+        self._fit_flow(None if condition is None else condition[held_out], generator)
+        self.flow_map_ = None
         return self
 
     def sample(
@@ -336,15 +350,12 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         ------
         SolverError
             If a network diverges; the message says which and what to change.
+        ValueError, TypeError
+            If a parameter is wrong, or a distilled posterior is asked for what only a solver does.
         """
         check_is_fitted(self)
         check_integer("n_samples", n_samples)
         check_fraction("temperature", temperature, zero=True, one=True)
-        solver = self.solver if solver is None else solver
-        n_steps = self.n_steps if n_steps is None else n_steps
-        check_option("solver", solver, SOLVERS)
-        check_integer("n_steps", n_steps)
-        check_sampling(solver, noise, guidance)
         check_real("condition_strength", condition_strength, 0)
         if condition is None and condition_strength != 1:
             raise ValueError(
@@ -352,25 +363,114 @@ class FlowPosterior(DensityMixin, BaseEstimator):
                 f"pass condition= as well."
             )
         generator = torch.Generator(self.device).manual_seed(draw_seed(random_state))
-        like, manifold = self.training_points_, self.chart_.manifold
-        x_0 = StandardSource(manifold).sample(n_samples, generator=generator, like=like)
-        x_0 = contract(manifold, x_0, like.mean(0), temperature)
-        field = self.field_.given(self._encode(condition, n_samples), condition_strength)
-        with torch.no_grad():
-            grid = self._make_grid(field, x_0, n_steps)
-            sampler = Sampler(
-                field=field,
-                setting=self._make_setting(generator),
-                grid=grid,
-                solver=solver,
+        source = functools.partial(self._draw_source, temperature=temperature, generator=generator)
+        x_0 = source(n_samples)
+        given = self._encode(condition, n_samples), condition_strength
+        setting = self._make_setting(generator)
+        if self.flow_map_ is not None:
+            check_few_step(solver, n_steps, noise, guidance, return_trajectory)
+            objective = guidance and guidance.bind(self.architecture_, generator)
+            field = self.flow_map_.field.given(*given)
+            transport = FlowMap(field, setting, source, self.flow_map_.n_steps)
+        else:
+            solver = self.solver if solver is None else solver
+            n_steps = self.n_steps if n_steps is None else n_steps
+            check_option("solver", solver, SOLVERS)
+            check_integer("n_steps", n_steps)
+            check_sampling(solver, noise, guidance)
+            objective = guidance and guidance.bind(self.architecture_, generator)
+            field = self.field_.given(*given)
+            transport = Integrator(
+                field,
+                setting,
+                self._make_grid(field, x_0, n_steps),
+                solver,
+                guided=guidance and GuidedField(field, guidance, objective, setting),
                 noise=noise,
-                guidance=guidance,
-                objective=guidance and guidance.bind(self.architecture_, generator),
+                return_trajectory=return_trajectory,
                 progress=self.verbose,
             )
-            points = self.chart_.project(sampler(x_0, return_trajectory=return_trajectory))
-            weights = self.chart_.to_weights(points).cpu().numpy()
-        return Trajectory(grid.cpu().numpy(), weights) if return_trajectory else weights
+        with torch.no_grad():
+            points = Sampler(transport, guidance, objective, self.verbose)(x_0)
+            weights = self.chart_.to_weights(self.chart_.project(points)).cpu().numpy()
+        return Trajectory(transport.grid.cpu().numpy(), weights) if return_trajectory else weights
+
+    def distill(
+        self,
+        n_steps: int = 1,
+        *,
+        n_trajectories: int = 2048,
+        max_iter: int = 300,
+        learning_rate: float = 2e-3,
+        random_state: RandomState = None,
+    ) -> FlowPosterior:
+        """Fit a map that makes a network in one evaluation, or a few, to the flow's trajectories.
+
+        Parameters
+        ----------
+        n_steps : int
+            Evaluations per network; one is fastest, two or four are closer to the flow.
+        n_trajectories : int
+            Trajectories of the flow, at least 20; a tenth of them measure the error.
+        max_iter : int
+            Training steps, each on `batch_size` points of trajectories.
+        learning_rate : float
+        random_state : int, RandomState or None
+
+        Returns
+        -------
+        FlowPosterior
+            The same posterior, whose `sample` uses the map. ``flow_map_.error`` and
+            ``flow_map_.divergence`` say what that costs. Densities remain those of the flow, and
+            `solver`, `noise`, trajectories and guidance on the way remain its own.
+
+        Raises
+        ------
+        TypeError
+            If the velocity is a callable that does not refine a Gaussian prediction.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from bayesflow_nn import FlowPosterior
+        >>> x = np.random.default_rng(0).normal(3.0, 0.5, size=(500, 2))
+        >>> posterior = FlowPosterior(geometry="euclidean", max_iter=20, random_state=0).fit(x)
+        >>> fast = posterior.distill(n_trajectories=200, max_iter=200, random_state=0)
+        >>> fast.sample(3, random_state=0).shape
+        (3, 2)
+        >>> bool(fast.flow_map_.error.max() < 0.05)
+        True
+        """
+        check_is_fitted(self)
+        check_integer("n_steps", n_steps)
+        check_integer("n_trajectories", n_trajectories, low=20)
+        check_integer("max_iter", max_iter)
+        check_real("learning_rate", learning_rate, 0, strict=True)
+        generator = torch.Generator(self.device).manual_seed(draw_seed(random_state))
+        regression = dataclasses.replace(
+            self._make_regression(), max_iter=max_iter, learning_rate=learning_rate
+        )
+        n_held_out = n_trajectories // 10
+        held_out, training = (
+            self._draw_trajectories(n, n_steps, generator)
+            for n in (n_held_out, n_trajectories - n_held_out)
+        )
+        discrepancy = None
+        if self.inputs_ is not None and self._has_logit_shift:
+            discrepancy = prediction_divergence(
+                self.architecture_, self.chart_.to_weights, self.inputs_
+            )
+        fast = copy.copy(self)
+        fast.flow_map_ = distill(
+            self.field_,
+            self._make_setting(generator),
+            training,
+            held_out,
+            regression,
+            discrepancy,
+            n_steps=n_steps,
+        )
+        return fast
 
     def log_prob(
         self,
@@ -601,6 +701,30 @@ class FlowPosterior(DensityMixin, BaseEstimator):
             raise ValueError(f"condition must hold 1 or {n} conditions, got {len(features)}.")
         return features.expand(n, -1).to(self.training_points_)
 
+    def _draw_source(self, n: int, *, temperature: float, generator: torch.Generator) -> Tensor:
+        like, manifold = self.training_points_, self.chart_.manifold
+        x_0 = StandardSource(manifold).sample(n, generator=generator, like=like)
+        return contract(manifold, x_0, like.mean(0), temperature)
+
+    def _draw_trajectories(
+        self, n: int, n_steps: int, generator: torch.Generator
+    ) -> TrajectoryDraw:
+        """Trajectories from fresh source points, under conditions as in training."""
+        x_0 = self._draw_source(n, temperature=1.0, generator=generator)
+        condition = self.training_condition_
+        if condition is not None:
+            device = condition.device
+            index = torch.randint(len(condition), (n,), generator=generator, device=device)
+            kept = torch.rand(n, 1, generator=generator, device=device) >= self.condition_dropout
+            condition = condition[index] * kept
+        return trajectories(
+            self.field_.given(condition),
+            self._make_setting(generator),
+            x_0,
+            n_steps,
+            progress=self.verbose,
+        )
+
     def _make_grid(self, field: FlowField, x_0: Tensor, n_steps: int) -> Tensor:
         if self.time_grid == "error":
             pilots = slice(0, _N_PILOTS)
@@ -611,24 +735,18 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         chart = self.chart_
         return Setting(chart.to_weights, chart.project, self.gaussian_, self.unit_scale_, generator)
 
-    def _fit_flow(
-        self,
-        inputs: Tensor | None,
-        condition: Tensor | None,
-        held_out_condition: Tensor | None,
-        generator: torch.Generator,
-    ) -> None:
+    def _fit_flow(self, held_out_condition: Tensor | None, generator: torch.Generator) -> None:
         manifold, x = self.chart_.manifold, self.training_points_
         path, scale = GeodesicPath(manifold, self.sigma), self.unit_scale_
         problem = VelocityProblem(
             points=x,
             held_out=self.held_out_points_,
             chart=self.chart_,
-            inputs=inputs,
+            inputs=self.inputs_,
             scale=scale,
             schedule=path.schedule,
             generator=torch.Generator().manual_seed(draw_seed(generator)),
-            condition=condition,
+            condition=self.training_condition_,
             held_out_condition=held_out_condition,
         )
         self.gaussian_ = problem.make_denoiser()
@@ -649,7 +767,7 @@ class FlowPosterior(DensityMixin, BaseEstimator):
             model = UnitVariance(self._velocity_class()(problem), scale).to(x.device)
         unseen = self.held_out_points_
         unseen = None if unseen is None else Targets(unseen, held_out_condition)
-        predictor, self.history_ = trainer.fit(model, Targets(x, condition), unseen)
+        predictor, self.history_ = trainer.fit(model, Targets(x, self.training_condition_), unseen)
         self.field_ = FlowField(path, predictor.eval().requires_grad_(False))
 
     def _make_regression(self) -> Regression:

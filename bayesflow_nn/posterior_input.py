@@ -108,6 +108,30 @@ def check_sampling(solver: str, noise: Any, guidance: Any) -> None:
         )
 
 
+def check_few_step(
+    solver: str | None,
+    n_steps: int | None,
+    noise: Any,
+    guidance: Guidance | None,
+    return_trajectory: bool,
+) -> None:
+    """Raise if a distilled posterior is asked for what only a solver can do."""
+    given = {"solver": solver, "n_steps": n_steps, "noise": noise}
+    given["return_trajectory"] = return_trajectory or None
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} must be left out for a distilled posterior, whose map replaces the "
+                f"solver, got {value!r}; sample from the posterior that was distilled."
+            )
+    check_sampling("map", noise, guidance)
+    if guidance is not None and guidance.strength:
+        raise ValueError(
+            f"guidance must have strength=0 for a distilled posterior, whose map has no way to act "
+            f"on, got {guidance.strength:g}; finish_steps and source_steps can guide it."
+        )
+
+
 def read_weights(
     posterior: BaseEstimator, weights: Weights, architecture: Architecture | None, *, reset: bool
 ) -> Tensor:

@@ -16,7 +16,7 @@ LAYERS = [
     {"__init__"},
     {"estimators", "comparison"},
     {"posterior"},
-    {"posterior_input", "condition_encoder"},
+    {"posterior_input", "condition_encoder", "distillation"},
     {"predictive", "calibration", "diversity", "inference_data", "persistence"},
     {"flow"},
     {"velocity"},

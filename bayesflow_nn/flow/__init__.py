@@ -3,13 +3,14 @@
 from bayesflow_nn.flow.coupling import COUPLINGS
 from bayesflow_nn.flow.density import LogDensity, log_density
 from bayesflow_nn.flow.field import FlowField
+from bayesflow_nn.flow.flow_map import FlowMap
 from bayesflow_nn.flow.guidance import Guidance, TaskGuidance
 from bayesflow_nn.flow.guided import GuidedField, Setting
 from bayesflow_nn.flow.noise import Noise, Refresh, StepNoise
 from bayesflow_nn.flow.ode import SOLVERS, SolverError, integrate
 from bayesflow_nn.flow.path import GeodesicPath, PathSample
 from bayesflow_nn.flow.regression import Regression, TrainingHistory
-from bayesflow_nn.flow.sampling import Sampler
+from bayesflow_nn.flow.sampling import Integrator, Sampler
 from bayesflow_nn.flow.source import StandardSource, contract
 from bayesflow_nn.flow.time_grid import equal_error_grid
 from bayesflow_nn.flow.training import FlowTrainer, Targets
@@ -18,10 +19,12 @@ __all__ = [
     "COUPLINGS",
     "SOLVERS",
     "FlowField",
+    "FlowMap",
     "FlowTrainer",
     "GeodesicPath",
     "Guidance",
     "GuidedField",
+    "Integrator",
     "LogDensity",
     "Noise",
     "PathSample",

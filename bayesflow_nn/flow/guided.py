@@ -72,6 +72,10 @@ class GuidedField(FlowField):
         shift = shift * (variance / (variance + shift.square().mean(1, keepdim=True))).sqrt()
         return self.path.velocity(times, x, prediction - shift / scale)
 
+    def rows(self, part: slice) -> GuidedField:
+        """The field for a part of the points."""
+        return GuidedField(super().rows(part), self.guidance, self.objective, self.setting)
+
     def _gradient(self, x: Tensor) -> Tensor:
         advice = f"lower strength (now {self.guidance.strength:g})"
         return objective_gradient(self.objective, self.setting, x, advice)

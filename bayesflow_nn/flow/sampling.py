@@ -1,113 +1,131 @@
-"""From source points to points of networks: solver, noise on the way, guidance, and the end."""
+"""From source points to points of networks: source, transport, and the steps after it."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from bayesflow_nn.flow.field import FlowField
 from bayesflow_nn.flow.finish import finish, search_source
-from bayesflow_nn.flow.guidance import Guidance
+from bayesflow_nn.flow.flow_map import FlowMap
+from bayesflow_nn.flow.guidance import Guidance, Objective
 from bayesflow_nn.flow.guided import GuidedField, Setting
 from bayesflow_nn.flow.noise import Noise
 from bayesflow_nn.flow.ode import integrate
 
-_CHUNK = 128  # networks integrated at once
+_CHUNK = 128  # networks carried at once
 
 
 @dataclass(frozen=True)
-class Sampler:
-    """Carries source points along a field to networks.
+class Integrator:
+    """Carries source points to networks along the trajectories of a flow.
 
     Attributes
     ----------
     field : FlowField
     setting : Setting
-        The space of networks, and the generator for all that is random on the way.
+        The space of networks, and the generator of the noise.
     grid : Tensor of shape (n_steps + 1,)
         Times of the steps.
     solver : str
         As in :func:`bayesflow_nn.flow.integrate`.
+    guided : GuidedField or None
+        The field under guidance, which is followed instead.
     noise : StepNoise, Refresh or None
         Noise before every step.
-    guidance : Guidance or None
-    objective : callable or None
-        That of the guidance, bound to the architecture.
+    return_trajectory : bool
+        Return the points at all times of the grid.
     progress : bool
-        Show progress bars.
+        Show a progress bar.
     """
 
     field: FlowField
     setting: Setting
     grid: Tensor
     solver: str
+    guided: GuidedField | None = None
     noise: Noise | None = None
-    guidance: Guidance | None = None
-    objective: Callable[[Tensor], Tensor] | None = None
+    return_trajectory: bool = False
     progress: bool = False
 
-    def __call__(self, x_0: Tensor, *, return_trajectory: bool = False) -> Tensor:
-        """Points of networks ``(n, n_coordinates)`` from source points.
+    def __call__(self, x_0: Tensor) -> Tensor:
+        """Points of networks ``(n, n_coordinates)``, or at all times ``(n_times, n, ...)``.
 
-        With `return_trajectory` the points at all times of the grid, ``(n_steps + 1, n,
-        n_coordinates)``; the last ones are the networks, denoised and finished.
+        The last ones are denoised and on the manifold.
         """
-        parts = [
-            self._run(x_0, slice(start, start + _CHUNK), return_trajectory)
-            for start in range(0, len(x_0), _CHUNK)
-        ]
-        return torch.cat(parts, dim=-2)
-
-    def _run(self, x_0: Tensor, part: slice, return_trajectory: bool) -> Tensor:
-        field, perturb, x_0 = self.field.rows(part), None, x_0[part]
-        guided = field
-        if self.guidance is not None:
-            guided = GuidedField(field, self.guidance, self.objective, self.setting)
-            x_0 = self._search_source(field, x_0)
+        perturb = None
         if self.noise is not None:
             perturb = functools.partial(self.noise.perturb, generator=self.setting.generator)
         points = integrate(
-            guided,
+            self.field if self.guided is None else self.guided,
             x_0,
             solver=self.solver,
             grid=self.grid,
             perturb=perturb,
-            return_trajectory=return_trajectory,
+            return_trajectory=self.return_trajectory,
             progress=self.progress,
         )
-        if not return_trajectory:
-            return self._end(field, points)
-        return torch.cat([points[:-1], self._end(field, points[-1])[None]])
+        if not self.return_trajectory:
+            return self._end(points)
+        return torch.cat([points[:-1], self._end(points[-1])[None]])
 
-    def _search_source(self, field: FlowField, x_0: Tensor) -> Tensor:
-        def flow(x_0: Tensor) -> Tensor:
-            x = integrate(field, x_0, solver=self.solver, grid=self.grid, checkpoint=True)
-            return field.denoise(x)
+    def differentiable(self, x_0: Tensor) -> Tensor:
+        """Points of networks by the flow alone, to be differentiated by ``backward``."""
+        points = integrate(self.field, x_0, solver=self.solver, grid=self.grid, checkpoint=True)
+        return self._end(points)
 
-        manifold = field.path.manifold
-        return search_source(
-            x_0,
-            flow,
-            self.guidance,
-            self.objective,
-            self.setting,
-            manifold=manifold,
-            progress=self.progress,
-        )
+    def rows(self, part: slice) -> Integrator:
+        """For a part of the points."""
+        guided = None if self.guided is None else self.guided.rows(part)
+        return replace(self, field=self.field.rows(part), guided=guided)
 
-    def _end(self, field: FlowField, x: Tensor) -> Tensor:
-        x = self.setting.project(field.denoise(x))
+    def _end(self, x: Tensor) -> Tensor:
+        return self.setting.project(self.field.denoise(x))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Makes networks from source points.
+
+    Attributes
+    ----------
+    transport : Integrator or FlowMap
+    guidance : Guidance or None
+        Steps before and after the transport.
+    objective : callable or None
+        That of the guidance, bound to the architecture.
+    progress : bool
+        Show progress bars.
+    """
+
+    transport: Integrator | FlowMap
+    guidance: Guidance | None = None
+    objective: Objective | None = None
+    progress: bool = False
+
+    def __call__(self, x_0: Tensor) -> Tensor:
+        """Points of networks ``(n, n_coordinates)`` from source points, or what else comes out."""
+        parts = [
+            self._run(x_0, slice(start, start + _CHUNK)) for start in range(0, len(x_0), _CHUNK)
+        ]
+        return torch.cat(parts, dim=-2)
+
+    def _run(self, x_0: Tensor, part: slice) -> Tensor:
+        transport, x_0 = self.transport.rows(part), x_0[part]
         if self.guidance is None:
-            return x
-        return finish(
-            x,
-            self.guidance,
-            self.objective,
-            self.setting,
-            condition=field.condition,
+            return transport(x_0)
+        guide = (self.guidance, self.objective, transport.setting)
+        x_0 = search_source(
+            x_0,
+            transport.differentiable,
+            *guide,
+            manifold=transport.field.path.manifold,
             progress=self.progress,
         )
+        points = transport(x_0)
+        last = points[-1] if points.ndim > x_0.ndim else points
+        end = finish(last, *guide, condition=transport.field.condition, progress=self.progress)
+        return end if last is points else torch.cat([points[:-1], end[None]])

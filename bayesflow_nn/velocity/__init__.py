@@ -2,6 +2,7 @@
 
 from bayesflow_nn.velocity.affine import AffineDenoiser
 from bayesflow_nn.velocity.conditional import ConditionalDenoiser
+from bayesflow_nn.velocity.gaussian_map import make_flow_map
 from bayesflow_nn.velocity.mlp import MLPVelocity
 from bayesflow_nn.velocity.probing import ProbeVelocity
 from bayesflow_nn.velocity.problem import UnitVariance, VelocityProblem
@@ -13,4 +14,5 @@ __all__ = [
     "ProbeVelocity",
     "UnitVariance",
     "VelocityProblem",
+    "make_flow_map",
 ]

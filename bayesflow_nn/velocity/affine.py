@@ -92,14 +92,40 @@ class AffineDenoiser(nn.Module):
         A condition is ignored; for the mean that depends on it see :class:`ConditionalDenoiser`.
         """
         signal, noise = self.schedule(t)
-        centred = x - signal * self.mean
-        coefficients = centred @ self.basis
         gain, variance = _posterior(signal, noise, self.variances)
         rest_gain, rest_variance = _posterior(signal, noise, self.rest_variance)
-        mean = self.mean + rest_gain * centred + (coefficients * (gain - rest_gain)) @ self.basis.T
+        mean = self.mean + self._multiply(x - signal * self.mean, gain, rest_gain)
         n_rest = x.shape[1] - self.basis.shape[1]
         total = variance.sum(1, keepdim=True) + n_rest * rest_variance
         return Denoised(mean, total / x.shape[1])
+
+    def transport(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        r"""Carry points to where the flow of the Gaussian ends.
+
+        .. math::
+            x_t \to m + C^{1/2} (b^2 C + a^2 I)^{-1/2} (x_t - b m),
+
+        the monotone map between two Gaussians with the same axes, and the solution of the flow's
+        equation.
+
+        Parameters
+        ----------
+        t : Tensor of shape (n,)
+        x : Tensor of shape (n, n_coordinates)
+        condition : Tensor of shape (n, n_features), optional
+            Ignored.
+
+        Returns
+        -------
+        Tensor of shape (n, n_coordinates)
+        """
+        signal, noise = self.schedule(t)
+
+        def gain(variance: Tensor) -> Tensor:
+            return (variance / (signal.square() * variance + noise.square())).sqrt()
+
+        centred = x - signal * self.mean
+        return self.mean + self._multiply(centred, gain(self.variances), gain(self.rest_variance))
 
     def apply_covariance(
         self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
@@ -122,7 +148,11 @@ class AffineDenoiser(nn.Module):
         signal, noise = self.schedule(t)
         variance = _posterior(signal, noise, self.variances)[1] ** power
         rest = _posterior(signal, noise, self.rest_variance)[1] ** power
-        return rest * v + (v @ self.basis * (variance - rest)) @ self.basis.T
+        return self._multiply(v, variance, rest)
+
+    def _multiply(self, v: Tensor, along_basis: Tensor, rest: Tensor) -> Tensor:
+        """Multiply by the matrix with these eigenvalues on the principal axes and off them."""
+        return rest * v + (v @ self.basis * (along_basis - rest)) @ self.basis.T
 
 
 def _posterior(signal: Tensor, noise: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

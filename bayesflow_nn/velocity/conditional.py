@@ -66,6 +66,16 @@ class ConditionalDenoiser(nn.Module):
             torch.where(known, variance, overall.variance),
         )
 
+    def transport(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Carry points to where the Gaussian flow ends; see :class:`AffineDenoiser`."""
+        if condition is None:
+            return self.overall.transport(t, x)
+        signal, _ = self.schedule(t)
+        centre = condition @ self.coefficients
+        end = self.around_condition.transport(t, x - signal * centre) + centre
+        known = condition[:, :1] > 0
+        return end if known.all() else torch.where(known, end, self.overall.transport(t, x))
+
     def apply_covariance(
         self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
     ) -> Tensor:

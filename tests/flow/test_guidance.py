@@ -6,7 +6,14 @@ import re
 import pytest
 import torch
 
-from bayesflow_nn.flow import Guidance, GuidedField, Sampler, SolverError, TaskGuidance
+from bayesflow_nn.flow import (
+    Guidance,
+    GuidedField,
+    Integrator,
+    Sampler,
+    SolverError,
+    TaskGuidance,
+)
 from bayesflow_nn.flow.finish import finish
 
 SLOPE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -21,16 +28,13 @@ def quadratic(weights):
 
 
 def sample(flow, guidance, n=50):
-    sampler = Sampler(
-        field=flow.field,
-        setting=flow.setting(),
-        grid=torch.linspace(0, 1, 65),
-        solver="rk4",
-        guidance=guidance,
-        objective=guidance and guidance.objective,
+    setting, objective = flow.setting(), guidance and guidance.objective
+    guided = guidance and GuidedField(flow.field, guidance, objective, setting)
+    integrator = Integrator(
+        flow.field, setting, torch.linspace(0, 1, 65), solver="rk4", guided=guided
     )
     with torch.no_grad():
-        return sampler(flow.source(n))
+        return Sampler(integrator, guidance, objective)(flow.source(n))
 
 
 def test_a_linear_objective_moves_a_gaussian_by_its_covariance(gaussian_flow):

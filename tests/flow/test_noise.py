@@ -4,13 +4,13 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from bayesflow_nn.flow import Refresh, Sampler, StepNoise
+from bayesflow_nn.flow import Integrator, Refresh, StepNoise
 
 N = 20_000
 
 
 def sample(flow, noise, n_steps=64):
-    sampler = Sampler(
+    integrator = Integrator(
         field=flow.field,
         setting=flow.setting(),
         grid=torch.linspace(0, 1, n_steps + 1),
@@ -18,7 +18,7 @@ def sample(flow, noise, n_steps=64):
         noise=noise,
     )
     with torch.no_grad():
-        return sampler(flow.source(N))
+        return integrator(flow.source(N))
 
 
 def test_refreshed_noise_keeps_the_distribution_and_forgets_the_source(gaussian_flow):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 from scipy.stats import loggamma
 
 from bayesflow_nn.velocity import AffineDenoiser
@@ -148,3 +149,37 @@ def test_the_denoiser_is_saved_with_its_module(generator, noisy):
     other = AffineDenoiser(torch.ones_like(x), x, straight)
     other.load_state_dict(denoiser.state_dict())
     assert torch.equal(other(t, noise).mean, denoiser(t, noise).mean)
+
+
+def test_points_are_transported_along_the_flow_of_the_gaussian(generator):
+    """Against the flow's equation, solved numerically from every time to the end."""
+    x = correlated(generator, 30, 3)
+    denoiser = AffineDenoiser(x, None, straight)
+
+    def velocity(t, flat):
+        point = torch.as_tensor(flat)[None]
+        times = torch.tensor([t], dtype=torch.float64)
+        mean, noise = denoiser(times, point).mean, straight(times)[1]
+        # d/dt of x_t = t x_1 + kappa x_0 at the expected x_1, and the x_0 that goes with it.
+        return (mean - (1 - SIGMA) * (point - t * mean) / noise)[0].numpy()
+
+    start = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    t = torch.tensor([0.0, 0.2, 0.5, 0.9], dtype=torch.float64)
+    ends = denoiser.transport(t, start)
+    for row in range(4):
+        way = solve_ivp(velocity, (t[row].item(), 1.0), start[row].numpy(), rtol=1e-10, atol=1e-10)
+        at_one = torch.as_tensor(way.y[:, -1])
+        # At t = 1 the width SIGMA is left, which the transport takes away as well.
+        expected = denoiser.transport(torch.ones(1, dtype=torch.float64), at_one[None])[0]
+        torch.testing.assert_close(ends[row], expected, atol=1e-7, rtol=0)
+
+
+def test_transport_from_the_source_gives_the_moments_of_the_points(generator):
+    x = correlated(generator, 30, 3)
+    denoiser = AffineDenoiser(x, None, straight)
+    zero = torch.zeros(4, dtype=torch.float64)
+    start = torch.cat([torch.zeros(1, 3), torch.eye(3)]).double()
+    ends = denoiser.transport(zero, start)
+    root = ends[1:] - ends[0]  # the map is linear: rows are images of the axes
+    torch.testing.assert_close(ends[0], x.mean(0))
+    torch.testing.assert_close(root.T @ root, x.T.cov())

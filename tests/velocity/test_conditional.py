@@ -64,3 +64,21 @@ def test_the_covariance_is_applied(groups, power):
     assert within.shape == (5, 3)
     assert (direct < 1.5).all()
     assert (denoiser.apply_covariance(start, ones).sum(1) / 3 > 10).all()
+
+
+def test_points_are_transported_within_their_group(groups):
+    x, features = groups
+    features[:10] = 0
+    denoiser = ConditionalDenoiser(x, None, features, None, schedule)
+    t = torch.linspace(0, 0.9, 300, dtype=torch.float64)
+    ends = denoiser.transport(t, x, features)
+    overall = AffineDenoiser(x, None, schedule)
+    assert torch.equal(denoiser.transport(t, x), overall.transport(t, x))
+    assert torch.equal(ends[:10], overall.transport(t, x)[:10])
+    # From the source, where points of both groups are alike, they end around 0 and around 4.
+    source = torch.randn(300, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ends = denoiser.transport(torch.zeros(300, dtype=torch.float64), source, features)[10:]
+    low, high = ends[::2], ends[1::2]
+    # Standard error of a mean of 145: .08.
+    torch.testing.assert_close(low.mean(0), torch.zeros(3).double(), atol=0.35, rtol=0)
+    torch.testing.assert_close(high.mean(0), torch.full((3,), 4.0).double(), atol=0.35, rtol=0)
