@@ -14,14 +14,17 @@ ORDERS = {"euler": 1, "midpoint": 2, "rk4": 4}
 SOLVERS = list(ORDERS)
 
 
-@pytest.fixture(params=["euclidean", "sphere"])
-def linear_flow(request, generator, draw_points, skew_matrix, prescribed_field):
-    """u(t, x) = (1 + t) A x, whose flow to time t is expm((t + t^2 / 2) A); a rotation on S^4."""
-    if request.param == "sphere":
-        manifold, matrix = ProductManifold([SphereBlock(1, 5)]), skew_matrix(5)
-    else:
-        manifold = ProductManifold([EuclideanBlock(5)])
-        matrix = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+@pytest.fixture
+def linear_flow(manifold, generator, draw_points, skew_matrix, prescribed_field):
+    """u(t, x) = (1 + t) A x, whose flow to time t is expm((t + t^2 / 2) A); rotates spheres."""
+    parts = []
+    for block in manifold.blocks:
+        if isinstance(block, SphereBlock):
+            parts += [skew_matrix(block.dim) for _ in range(block.n_spheres)]
+        else:
+            dim = block.n_coordinates
+            parts.append(torch.randn(dim, dim, generator=generator, dtype=torch.float64))
+    matrix = torch.block_diag(*parts)
     matrix = matrix / torch.linalg.matrix_norm(matrix, 2)  # unit speed
 
     def solution(t, x):
