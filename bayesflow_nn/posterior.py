@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin, clone
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
 
-from bayesflow_nn import predictive
 from bayesflow_nn.condition_encoder import ConditionEncoder
 from bayesflow_nn.distillation import TrajectoryDraw, distill, prediction_divergence, trajectories
 from bayesflow_nn.diversity import NoveltyReport, novelty_report
@@ -38,8 +36,8 @@ from bayesflow_nn.flow import (
     Targets,
     contract,
     equal_error_grid,
-    log_density,
 )
+from bayesflow_nn.posterior_densities import DensityMethods
 from bayesflow_nn.posterior_input import (
     Weights,
     check_few_step,
@@ -50,34 +48,15 @@ from bayesflow_nn.posterior_input import (
     read_weights,
     split_chains,
 )
+from bayesflow_nn.posterior_predictions import PredictionMethods
 from bayesflow_nn.symmetry import PermutationAligner, WeightChart
 from bayesflow_nn.velocity import MLPVelocity, ProbeVelocity, UnitVariance, VelocityProblem
 from bayesflow_nn.weights import Architecture, WeightPopulation
-from bayesflow_nn.weights.population import TASKS
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import check_integer, check_option, check_real
 
 VELOCITIES = {"mlp": MLPVelocity, "probe": ProbeVelocity}
-_EXACT_TRACE_LIMIT = 128  # coordinates up to which trace="auto" is exact
-_DENSITY_SOLVER = "rk4"
 _N_PILOTS = 16  # source points that a time grid is made for
-
-
-def _predicts(*tasks: str) -> Callable[[FlowPosterior], bool]:
-    """Condition under which a prediction method exists; scikit-learn shows its error as cause."""
-
-    def check(posterior: FlowPosterior) -> bool:
-        architecture = getattr(posterior, "architecture_", posterior.architecture)
-        task = getattr(posterior, "task_", posterior.task)
-        if architecture is None or task not in tasks:
-            raise AttributeError(
-                f"predictions need an architecture and a task in {list(tasks)}, got "
-                f"architecture={architecture!r} and task={task!r}; pass them or fit a "
-                f"WeightPopulation that has them."
-            )
-        return True
-
-    return check
 
 
 class Trajectory(NamedTuple):
@@ -94,7 +73,7 @@ class Trajectory(NamedTuple):
     weights: np.ndarray
 
 
-class FlowPosterior(DensityMixin, BaseEstimator):
+class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimator):
     r"""Posterior over network weights, learned by flow matching on the weights of many networks.
 
     Permutations of neurons are removed by alignment, neuron scales and the softmax shift by a
@@ -146,16 +125,23 @@ class FlowPosterior(DensityMixin, BaseEstimator):
     condition_dropout : float
         Fraction of conditions that training withholds, for sampling without one or beyond one.
     solver : {"euler", "midpoint", "rk4", "dopri5"}
-        Solver for samples; "dopri5" chooses its steps. Densities take "rk4": they add up the errors
-        of all coordinates.
+        Solver for samples; "dopri5" chooses its steps.
     n_steps : int
-        Number of steps, for samples and densities.
+        Number of equal steps, for samples and densities.
     time_grid : {"uniform", "error"}
         Equal steps for samples, or shorter ones where trajectories bend.
-    trace : {"auto", "exact", "hutchinson"}
-        Trace in the density; "auto" is exact up to 128 coordinates.
+    density_solver : {"rk4", "midpoint", "euler", "dopri5"}
+        Solver for densities, which add up the errors of all coordinates. "dopri5" runs them one by
+        one, so that none depends on the others.
+    tolerance : float
+        Relative and absolute error per step of "dopri5".
+    trace : {"auto", "exact", "hutchinson", "hutch++"}
+        Trace in the density. "auto" is exact up to 128 coordinates, then "hutchinson"; "hutch++"
+        has a lower variance from about 32 probes.
     n_probes : int
-        Hutchinson probes.
+        Jacobian products per evaluation of an estimated trace.
+    probe_distribution : {"rademacher", "gaussian"}
+        Law of the probes.
     device : str
         Torch device of training and sampling.
     random_state : int, RandomState or None
@@ -188,6 +174,8 @@ class FlowPosterior(DensityMixin, BaseEstimator):
     unit_scale_ : Tensor of shape (n_coordinates,)
         Factor from points to coordinates of about unit variance: sqrt(d) on a sphere in R^d.
     history_ : TrainingHistory
+    importance_ : ImportanceWeights
+        What `importance_weights` returned last, if it was called.
 
     Notes
     -----
@@ -232,8 +220,11 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         solver: str = "midpoint",
         n_steps: int = 32,
         time_grid: str = "uniform",
+        density_solver: str = "rk4",
+        tolerance: float = 1e-5,
         trace: str = "auto",
         n_probes: int = 8,
+        probe_distribution: str = "rademacher",
         device: str = "cpu",
         random_state: RandomState = None,
         verbose: bool = False,
@@ -260,8 +251,11 @@ class FlowPosterior(DensityMixin, BaseEstimator):
         self.solver = solver
         self.n_steps = n_steps
         self.time_grid = time_grid
+        self.density_solver = density_solver
+        self.tolerance = tolerance
         self.trace = trace
         self.n_probes = n_probes
+        self.probe_distribution = probe_distribution
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -471,115 +465,6 @@ class FlowPosterior(DensityMixin, BaseEstimator):
             n_steps=n_steps,
         )
         return fast
-
-    def log_prob(
-        self,
-        weights: Weights,
-        *,
-        return_std: bool = False,
-        condition: ArrayLike | None = None,
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Log density of networks after symmetry removal.
-
-        Parameters
-        ----------
-        weights : WeightPopulation, or array or Tensor of shape (n_networks, n_weights)
-        condition : label, value or array, optional
-            Density of networks of this condition, one for all or one for each; see `sample`.
-        return_std : bool
-            Also return the standard error of the trace estimate: zero where the trace is exact,
-            NaN with a single probe.
-
-        Returns
-        -------
-        ndarray of shape (n_networks,), or a pair of them
-            Nats, with respect to volume on the canonical manifold. Computed in float64; no row
-            depends on the others.
-
-        Raises
-        ------
-        SolverError
-            If the integration gives non-finite values.
-        """
-        points = self.to_points(weights)
-        trace = self.trace
-        if trace == "auto":
-            trace = "exact" if points.shape[1] <= _EXACT_TRACE_LIMIT else "hutchinson"
-        given = self._encode(condition, len(points))
-        given = None if given is None else given.double()
-        precise = FlowField(self.field_.path, copy.deepcopy(self.field_.predictor).double(), given)
-        density = log_density(
-            precise,
-            StandardSource(self.chart_.manifold),
-            points,
-            solver=_DENSITY_SOLVER,
-            n_steps=self.n_steps,
-            trace=trace,
-            n_probes=self.n_probes,
-            # The same probes at every call: no row depends on the others.
-            generator=torch.Generator(points.device).manual_seed(0),
-        )
-        value = (density.value - self.chart_.log_abs_det()).cpu().numpy()
-        return (value, density.standard_error.cpu().numpy()) if return_std else value
-
-    def score_samples(self, X: Weights) -> np.ndarray:
-        """Log density of each row in nats, as `log_prob`."""
-        return self.log_prob(X)
-
-    def score(self, X: Weights, y: None = None) -> float:
-        """Mean log density of the rows, in nats."""
-        return float(self.log_prob(X).mean())
-
-    @available_if(_predicts("classification"))
-    def predict_proba(
-        self,
-        X: ArrayLike,
-        *,
-        n_samples: int = 100,
-        random_state: RandomState = 0,
-        **sampling: Any,
-    ) -> np.ndarray:
-        """Class probabilities, averaged over sampled networks.
-
-        Parameters
-        ----------
-        X : array of shape (n_inputs, ...)
-            Network inputs.
-        n_samples : int
-            Networks in the average.
-        random_state : int, RandomState or None
-            By default every call averages over the same networks.
-        **sampling
-            More parameters of `sample`, for example ``guidance=TaskGuidance(X_train, y_train)``.
-
-        Returns
-        -------
-        ndarray of shape (n_inputs, n_classes)
-        """
-        weights = self.sample(n_samples, random_state=random_state, **sampling)
-        return predictive.predict_proba(self.architecture_, weights, np.asarray(X, np.float32))
-
-    @available_if(_predicts(*TASKS))
-    def predict(
-        self,
-        X: ArrayLike,
-        *,
-        n_samples: int = 100,
-        random_state: RandomState = 0,
-        **sampling: Any,
-    ) -> np.ndarray:
-        """Most probable class ``(n_inputs,)``, or mean output ``(n_inputs, n_outputs)``.
-
-        Parameters are those of `predict_proba`.
-        """
-        check_is_fitted(self)
-        if self.task_ == "classification":
-            sampling |= {"n_samples": n_samples, "random_state": random_state}
-            return self.predict_proba(X, **sampling).argmax(-1)
-        weights = self.sample(n_samples, random_state=random_state, **sampling)
-        return predictive.predict_moments(
-            self.architecture_, weights, np.asarray(X, np.float32)
-        ).mean
 
     def novelty(
         self,

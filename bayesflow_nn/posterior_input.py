@@ -18,7 +18,15 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from bayesflow_nn.flow import COUPLINGS, SOLVERS, Guidance, Refresh, StepNoise
+from bayesflow_nn.flow import (
+    COUPLINGS,
+    PROBE_DISTRIBUTIONS,
+    SOLVERS,
+    TRACES,
+    Guidance,
+    Refresh,
+    StepNoise,
+)
 from bayesflow_nn.symmetry.chart import GEOMETRIES, OUTPUT_LAYERS
 from bayesflow_nn.symmetry.weight_input import check_architecture
 from bayesflow_nn.weights import Architecture, WeightPopulation
@@ -35,7 +43,9 @@ _CHOICES = {
     "time_distribution": ("auto", "uniform", "beta", "late"),
     "solver": SOLVERS,
     "time_grid": ("uniform", "error"),
-    "trace": ("auto", "exact", "hutchinson"),
+    "density_solver": SOLVERS,
+    "trace": ("auto", *TRACES),
+    "probe_distribution": PROBE_DISTRIBUTIONS,
     "early_stopping": (True, False),
     "verbose": (True, False),
 }
@@ -66,6 +76,7 @@ def check_parameters(parameters: Mapping[str, Any], velocities: Collection[str])
         check_integer(name, parameters[name])
     check_real("learning_rate", parameters["learning_rate"], 0, strict=True)
     check_real("weight_decay", parameters["weight_decay"], 0)
+    check_real("tolerance", parameters["tolerance"], 0, strict=True)
     check_fraction("sigma", parameters["sigma"])
     check_fraction("ema_decay", parameters["ema_decay"])
     check_fraction("condition_dropout", parameters["condition_dropout"], zero=True)

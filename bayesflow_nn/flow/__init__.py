@@ -1,7 +1,7 @@
 """Flow matching on products of spheres and Euclidean blocks; knows no network layer."""
 
 from bayesflow_nn.flow.coupling import COUPLINGS
-from bayesflow_nn.flow.density import LogDensity, log_density
+from bayesflow_nn.flow.density import DensityMethod, LogDensity
 from bayesflow_nn.flow.field import FlowField
 from bayesflow_nn.flow.flow_map import FlowMap
 from bayesflow_nn.flow.guidance import Guidance, TaskGuidance
@@ -13,11 +13,15 @@ from bayesflow_nn.flow.regression import Regression, TrainingHistory
 from bayesflow_nn.flow.sampling import Integrator, Sampler
 from bayesflow_nn.flow.source import StandardSource, contract
 from bayesflow_nn.flow.time_grid import equal_error_grid
+from bayesflow_nn.flow.trace import PROBE_DISTRIBUTIONS, TRACES
 from bayesflow_nn.flow.training import FlowTrainer, Targets
 
 __all__ = [
     "COUPLINGS",
+    "PROBE_DISTRIBUTIONS",
     "SOLVERS",
+    "TRACES",
+    "DensityMethod",
     "FlowField",
     "FlowMap",
     "FlowTrainer",
@@ -41,5 +45,4 @@ __all__ = [
     "contract",
     "equal_error_grid",
     "integrate",
-    "log_density",
 ]

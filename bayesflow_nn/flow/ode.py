@@ -104,17 +104,32 @@ def integrate(
 
 
 def integrate_augmented(
-    rate: Rate, state: tuple[Tensor, ...], *, solver: str, n_steps: int, start: float, end: float
+    rate: Rate,
+    state: tuple[Tensor, ...],
+    *,
+    solver: str,
+    n_steps: int,
+    start: float,
+    end: float,
+    tolerance: float = 1e-5,
 ) -> tuple[Tensor, ...]:
     """Integrate a tuple of tensors with torchdiffeq and return its value at `end`.
 
-    Fixed steps, so that no row depends on which others are in the batch.
+    With fixed steps no row depends on which others are in the batch. The steps of "dopri5" are
+    those that the worst row needs.
+
+    Raises
+    ------
+    SolverError
+        If a value becomes infinite or NaN, or the steps of "dopri5" become too small or too many.
     """
-    grid = torch.linspace(start, end, n_steps + 1, dtype=state[0].dtype, device=state[0].device)
-    ends = grid[[0, -1]]
-    trajectory = torchdiffeq.odeint(
-        rate, state, ends, method=solver, options={"grid_constructor": lambda f, y, t: grid}
-    )
+    options = {"dtype": state[0].dtype, "device": state[0].device}
+    if solver == "dopri5":
+        times = torch.tensor([start, end], **options)
+        return tuple(part[-1] for part in _odeint_adaptively(rate, state, times, tolerance))
+    grid = torch.linspace(start, end, n_steps + 1, **options)
+    fixed = {"grid_constructor": lambda f, y, t: grid}
+    trajectory = torchdiffeq.odeint(rate, state, grid[[0, -1]], method=solver, options=fixed)
     final = tuple(part[-1] for part in trajectory)
     for part in final:
         check_finite(part, f"solver={solver} with n_steps={n_steps}", _MORE_STEPS)
@@ -122,29 +137,35 @@ def integrate_augmented(
 
 
 def _integrate_adaptively(field: FlowField, x: Tensor, times: Tensor, tolerance: float) -> Tensor:
+    def rate(t: Tensor, state: tuple[Tensor]) -> tuple[Tensor]:
+        return (field.extended(t, state[0]),)
+
+    return field.path.manifold.projx(_odeint_adaptively(rate, (x,), times, tolerance)[0])
+
+
+def _odeint_adaptively(
+    rate: Rate, state: tuple[Tensor, ...], times: Tensor, tolerance: float
+) -> tuple[Tensor, ...]:
     n_evaluations = 0
     what = f"solver=dopri5 with tolerance={tolerance:g}"
 
-    def rate(t: Tensor, x: Tensor) -> Tensor:
+    def guarded(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         nonlocal n_evaluations
         n_evaluations += 1
         # torchdiffeq guards its steps with assert statements alone, which python -O removes.
         if n_evaluations > _MOST_EVALUATIONS:
             raise SolverError(
                 f"{what} evaluated the velocity {_MOST_EVALUATIONS} times and came to t={t:.4g}; "
-                f"raise the tolerance or use fixed steps (solver='midpoint')"
+                f"{_FIXED_STEPS}"
             )
-        velocity = field.extended(t, x)
-        return check_finite(velocity, what, "use fixed steps (solver='midpoint')")
+        return tuple(check_finite(part, what, _FIXED_STEPS) for part in rate(t, state))
 
     try:
-        points = torchdiffeq.odeint(rate, x, times, method="dopri5", rtol=tolerance, atol=tolerance)
+        return torchdiffeq.odeint(
+            guarded, state, times, method="dopri5", rtol=tolerance, atol=tolerance
+        )
     except AssertionError as error:
-        raise SolverError(
-            f"{what} could not go on: {error}; raise the tolerance or use fixed steps "
-            f"(solver='midpoint')"
-        ) from error
-    return field.path.manifold.projx(points)
+        raise SolverError(f"{what} could not go on: {error}; {_FIXED_STEPS}") from error
 
 
 def _euler_step(field: FlowField, t: Tensor, h: Tensor, x: Tensor) -> Tensor:
@@ -167,6 +188,7 @@ def _rk4_step(field: FlowField, t: Tensor, h: Tensor, x: Tensor) -> Tensor:
 
 _STEPS = {"euler": _euler_step, "midpoint": _midpoint_step, "rk4": _rk4_step}
 SOLVERS = (*_STEPS, "dopri5")
+_FIXED_STEPS = "raise the tolerance or use fixed steps (solver='midpoint' or 'rk4')"
 _MORE_STEPS = "take more steps (n_steps) or check that these points are near the data"
 
 

@@ -2,6 +2,7 @@
 
 from bayesflow_nn.symmetry.alignment import PermutationAligner
 from bayesflow_nn.symmetry.chart import WeightChart
+from bayesflow_nn.symmetry.prior import log_prior
 from bayesflow_nn.symmetry.scaling import ScaleCanonicalizer
 
-__all__ = ["PermutationAligner", "ScaleCanonicalizer", "WeightChart"]
+__all__ = ["PermutationAligner", "ScaleCanonicalizer", "WeightChart", "log_prior"]

@@ -1,0 +1,59 @@
+r"""The standard prior on the canonical chart.
+
+Directions of hidden neurons are uniform on their spheres; all other weights are normal: biases (per
+norm of their neuron), and the output layer, in the zero-sum basis if the logit shift is removed. An
+output layer in polar coordinates has the law of its weights in these coordinates: a uniform
+direction, and a norm with the density :math:`r^m e^{-r^2 / 2 s^2}` with respect to log r. In the
+geometry "euclidean" all weights are normal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bayesflow_nn.geometry import ProductManifold, SphereBlock
+from bayesflow_nn.symmetry.chart import WeightChart
+
+
+def log_prior(chart: WeightChart, point: Tensor, scale: float) -> Tensor:
+    """Log density of the standard prior, with respect to volume on the canonical manifold.
+
+    Parameters
+    ----------
+    chart : WeightChart
+        Fitted, of the geometry "product_sphere" or "euclidean".
+    point : Tensor of shape (n_networks, n_coordinates)
+        On the manifold.
+    scale : float
+        Standard deviation of the normal weights.
+
+    Returns
+    -------
+    Tensor of shape (n_networks,)
+        Nats.
+
+    Raises
+    ------
+    ValueError
+        If the geometry of the chart is "normalized".
+    """
+    if chart.geometry == "normalized":
+        raise ValueError(
+            "geometry must be 'product_sphere' or 'euclidean' for a density of networks, got "
+            "'normalized', whose points become networks only by a projection."
+        )
+    manifold = chart.manifold
+    spheres = [block for block in manifold.blocks if isinstance(block, SphereBlock)]
+    if chart.geometry == "product_sphere" and chart.output_layer == "polar":
+        spheres.pop()  # direction and norm of the output layer are normal together
+    uniform = ProductManifold(spheres) if spheres else None
+    n_normal, n_unit, log_volume = manifold.dimension, 0, 0.0
+    if uniform is not None:
+        n_normal -= uniform.dimension
+        n_unit, log_volume = uniform.n_spheres, uniform.log_volume()
+    square = chart.to_weights(point).square().sum(-1) - n_unit
+    log_normal = -square / (2 * scale**2) - n_normal * math.log(scale * math.sqrt(2 * math.pi))
+    return log_normal + chart.log_polar_jacobian(point) - torch.as_tensor(log_volume).to(point)
