@@ -141,7 +141,7 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
     n_probes : int
         Jacobian products per evaluation of an estimated trace.
     probe_distribution : {"rademacher", "gaussian"}
-        Law of the probes.
+        Law of the probes of "hutchinson".
     device : str
         Torch device of training and sampling.
     random_state : int, RandomState or None

@@ -43,7 +43,7 @@ class DensityMethods:
         return_std : bool
             Also return the standard error of the trace estimate: zero where the trace is exact,
             NaN with a single probe. A 95 % interval takes the t distribution with one degree of
-            freedom less than there are probes (half of them for ``trace="hutch++"``).
+            freedom less than there are probes (three quarters of them for ``trace="hutch++"``).
         condition : label, value or array, optional
             Density of networks of this condition, one for all or one for each; see `sample`.
 

@@ -4,12 +4,13 @@ With directions z the trace of J is measured by quadratic forms :math:`z^T J z`:
 
 - "exact": the sum over all coordinate axes;
 - "hutchinson": the mean over random probes ([G18] eq. 7);
-- "hutch++": the sum over an orthonormal basis Q of the directions in which J is largest, plus the
-  mean over random probes in the complement of Q (Meyer et al. 2021, alg. 1).
+- "hutch++": the sum over an orthonormal basis Q of the directions in which J is farthest from a
+  multiple of the identity, plus the mean over random probes in the complement of Q (Meyer et al.
+  2021, alg. 1), of fixed length, so that the multiple of the identity adds no scatter.
 
 Here J is the Jacobian along a trajectory, integrated over time. So Q is found once per trajectory,
-by two products with the sum of the Jacobians at a few of its times (one power iteration), instead
-of at every evaluation, where the search would cost as much as the trace. All are unbiased.
+by power iteration with the mean of the Jacobians at a few of its times, instead of at every
+evaluation, where the search would cost as much as the trace. All are unbiased.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from bayesflow_nn.flow.field import FlowField
@@ -28,7 +29,7 @@ TRACES = ("exact", "hutchinson", "hutch++")
 PROBE_DISTRIBUTIONS = ("rademacher", "gaussian")
 CHUNK = 32  # directions differentiated at once: bounds memory to 32 batches
 _N_SKETCH_STEPS = 8  # of the trajectory on which Q is found
-_N_PRODUCTS = 2  # with the Jacobian, in the search for Q
+_N_ITERATIONS = 2  # of the power method, in the search for Q
 
 
 class Directions(NamedTuple):
@@ -77,9 +78,10 @@ class Probes:
     ----------
     trace : {"exact", "hutchinson", "hutch++"}
     n_probes : int
-        Products with the Jacobian at every evaluation; not used by "exact". "hutch++" takes half of
-        them for Q.
+        Products with the Jacobian at every evaluation; not used by "exact". "hutch++" takes a
+        quarter of them for Q.
     distribution : {"rademacher", "gaussian"}
+        Law of the probes of "hutchinson".
     like : Tensor of shape (..., n_coordinates)
         Gives size, dtype and device.
     generator : torch.Generator
@@ -89,13 +91,14 @@ class Probes:
         self, trace: str, n_probes: int, distribution: str, like: Tensor, generator: torch.Generator
     ) -> None:
         self.trace, n_coordinates = trace, like.shape[-1]
-        self.n_basis = min(n_probes // 2, n_coordinates) if trace == "hutch++" else 0
+        self.n_basis = min(n_probes // 4, n_coordinates) if trace == "hutch++" else 0
         if trace == "exact":
             self.random = torch.eye(n_coordinates, dtype=like.dtype, device=like.device)
         else:
             shape = n_probes, n_coordinates
             random = torch.randn(shape, generator=generator, device=like.device).to(like)
-            self.random = random.sign() if distribution == "rademacher" else random
+            signs = trace == "hutchinson" and distribution == "rademacher"
+            self.random = random.sign() if signs else random
 
     def directions(self, field: FlowField, x: Tensor, start: float, end: float) -> Directions:
         """Directions for the trajectories from points ``(n, n_coordinates)``."""
@@ -107,6 +110,9 @@ class Probes:
         random = self.random[self.n_basis :, None].expand(-1, len(x), -1)
         along = torch.einsum("knd,mnd->mnk", basis, random)
         outside = random - torch.einsum("mnk,knd->mnd", along, basis)
+        # Uniform directions of the squared length that a complete set of unit vectors has in sum.
+        length = math.sqrt(max(x.shape[1] - len(basis), 0))
+        outside = nn.functional.normalize(outside, dim=-1) * length
         return Directions(torch.cat([basis, outside]), len(basis))
 
 
@@ -146,14 +152,24 @@ def _product(field: FlowField, t: Tensor, x: Tensor, vector: Tensor) -> Tensor:
 def _leading_directions(
     field: FlowField, x: Tensor, random: Tensor, start: float, end: float
 ) -> Tensor:
-    """Orthonormal directions ``(n_basis, n, n_coordinates)`` in which the Jacobian is large."""
+    """Orthonormal directions ``(n_basis, n, n_coordinates)`` that the Jacobian stretches most.
+
+    The mean of its quadratic forms is subtracted: a multiple of the identity needs no direction.
+    """
     times = torch.linspace(start, end, _N_SKETCH_STEPS + 1, dtype=x.dtype, device=x.device)
     trajectory = integrate(field, x, grid=times, return_trajectory=True)
-    found = random[:, None].expand(-1, *x.shape)
-    for _ in range(_N_PRODUCTS):
+
+    def multiply(vectors: Tensor) -> Tensor:
         products = (
-            vmap(lambda v, t=t, x=x: _product(field, t, x, v), chunk_size=CHUNK)(found)
+            vmap(lambda v, t=t, x=x: _product(field, t, x, v), chunk_size=CHUNK)(vectors)
             for t, x in zip(times, trajectory, strict=True)
         )
-        found = sum(products) / len(times)
+        return sum(products) / len(times)
+
+    start = random[:, None].expand(-1, *x.shape)
+    moved = multiply(start)
+    level = ((start * moved).sum((0, 2)) / start.square().sum((0, 2)))[:, None]
+    found = moved - level * start
+    for _ in range(_N_ITERATIONS):
+        found = multiply(found) - level * found
     return torch.linalg.qr(found.permute(1, 2, 0)).Q.permute(2, 0, 1)
