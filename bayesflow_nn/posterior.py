@@ -472,6 +472,7 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         *,
         generated: Weights | None = None,
         n_samples: int = 200,
+        n_densities: int = 0,
         random_state: RandomState = None,
     ) -> NoveltyReport:
         """Compare samples with training and held-out networks: did the flow learn, copy or shrink.
@@ -484,6 +485,9 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
             Networks to judge, of any generator. By default fresh samples.
         n_samples : int
             Networks to draw if `generated` is not given.
+        n_densities : int
+            Networks of either kind, training and held out, whose log densities are compared; 0
+            leaves the gap out. A density costs as much as dozens of samples.
         random_state : int, RandomState or None
 
         Returns
@@ -508,7 +512,12 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
             generated = self.sample(n_samples, random_state=random_state)
         unseen = self.held_out_points_ if held_out is None else self.to_points(held_out)
         sets = (self.to_points(generated), self.training_points_, unseen)
-        return novelty_report(*(points * self.unit_scale_ for points in sets))
+        report = novelty_report(*(points * self.unit_scale_ for points in sets))
+        if not check_integer("n_densities", n_densities, low=0):
+            return report
+        gap = self._mean_log_density(sets[1], n_densities)
+        gap -= self._mean_log_density(sets[2], n_densities)
+        return dataclasses.replace(report, log_density_gap=gap)
 
     def to_points(self, weights: Weights) -> Tensor:
         """Aligned networks as points of the chart.

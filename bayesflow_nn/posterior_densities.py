@@ -240,6 +240,11 @@ class DensityMethods:
         source = StandardSource(self.chart_.manifold)
         return self._density_method(points).log_density(field, source, points)
 
+    def _mean_log_density(self, points: Tensor, n: int) -> float:
+        """Mean over at most `n` evenly spaced rows, so that no chain is left out."""
+        rows = torch.linspace(0, len(points) - 1, min(n, len(points))).round().long()
+        return self._point_density(points[rows]).value.mean().item()
+
     def _precise_field(self, condition: Tensor | None) -> FlowField:
         """The field in float64."""
         given = None if condition is None else condition.double()
