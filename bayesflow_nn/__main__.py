@@ -9,7 +9,9 @@ it saw, and with generators that have learned nothing beyond second moments.
 from __future__ import annotations
 
 import argparse
+import copy
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +52,7 @@ PROBLEMS = {
 QUICK_NETWORKS = 400
 QUICK = {"max_iter": 60, "batch_size": 64, "n_steps": 8}
 TEMPERATURES = (1.0, 0.9, 0.7, 0.6)
+DENSITY_STEPS = 8  # of rk4
 FRONTIER = (0.0, 0.5, 0.7, 0.9, 1.0)
 
 
@@ -231,9 +234,27 @@ def main(arguments: list[str] | None = None) -> None:
         rows += _print_rows(comparison.flow_rows(temperature))
     _print_rows([comparison.noise_row()])
     frontier = _print_rows([comparison.gaussian_row(tau) for tau in FRONTIER])
+    _print_importance(posterior, data)
     draw_figure(comparison, rows, frontier, title, options.output)
     seconds = time.perf_counter() - start
     print(f"\n{LEGEND}\n\n{seconds:.0f} s in all; figure: {options.output}")
+
+
+def _print_importance(posterior: FlowPosterior, data: Data) -> None:
+    """Say how far the flow is from the posterior of its training data under a standard prior."""
+    if posterior.geometry == "normalized":
+        return  # its points become networks by a projection, and have no density
+    rough = copy.copy(posterior).set_params(n_steps=DENSITY_STEPS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "k-hat is", UserWarning)  # the verdict is printed
+        importance = rough.importance_weights(
+            data.X_train, data.y_train, n_samples=N_GENERATED, random_state=1
+        )
+    print(
+        f"\nImportance weights of {N_GENERATED} generated networks for the posterior of the training "
+        "data\nunder the standard prior. Trained networks are no sample of it, and k-hat says so:"
+        f"\n\n{importance}"
+    )
 
 
 def _train(data: Data, options: argparse.Namespace) -> WeightPopulation:
