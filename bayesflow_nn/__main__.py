@@ -251,9 +251,9 @@ def _print_importance(posterior: FlowPosterior, data: Data) -> None:
             data.X_train, data.y_train, n_samples=N_GENERATED, random_state=1
         )
     print(
-        f"\nImportance weights of {N_GENERATED} generated networks for the posterior of the training"
-        " data\nunder the standard prior. Trained networks are no sample of it, and k-hat says so:"
-        f"\n\n{importance}"
+        f"\nImportance weights of {N_GENERATED} generated networks for the posterior of the data "
+        f"under the\nstandard prior. Trained networks are no sample of it, and k-hat says so:\n\n"
+        f"{importance}"
     )
 
 
