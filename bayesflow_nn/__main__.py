@@ -244,7 +244,7 @@ def _print_importance(posterior: FlowPosterior, data: Data) -> None:
     """Say how far the flow is from the posterior of its training data under a standard prior."""
     if posterior.geometry == "normalized":
         return  # its points become networks by a projection, and have no density
-    rough = copy.copy(posterior).set_params(n_steps=DENSITY_STEPS)
+    rough = copy.copy(posterior).set_params(n_steps=DENSITY_STEPS, trace="hutchinson")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "k-hat is", UserWarning)  # the verdict is printed
         importance = rough.importance_weights(

@@ -166,9 +166,9 @@ class DensityMethods:
         >>> slopes = 0.5 + 0.3 * rng.normal(size=(500, 1))
         >>> posterior = FlowPosterior(
         ...     architecture=Architecture.mlp([1, 2], bias=False), task="classification",
-        ...     geometry="euclidean", max_iter=20, random_state=0,
+        ...     geometry="euclidean", max_iter=20, n_steps=4, random_state=0,
         ... ).fit(np.hstack([-slopes, slopes]))
-        >>> importance = posterior.importance_weights(X, y, n_samples=200, random_state=0)
+        >>> importance = posterior.importance_weights(X, y, n_samples=100, random_state=0)
         >>> importance.pareto_k < 0.7
         True
         >>> mean, error = importance.average(importance.networks)

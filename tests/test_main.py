@@ -22,6 +22,7 @@ def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("demonstration") / "figure.png"
     with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as output:
         patch.setattr(demonstration, "QUICK_NETWORKS", 60)
+        patch.setattr(demonstration, "DENSITY_STEPS", 1)
         patch.setattr(demonstration, "QUICK", {"max_iter": 20, "batch_size": 16, "n_steps": 4})
         lines = []
         output.setattr("builtins.print", lambda text="", **_: lines.extend(str(text).split("\n")))
