@@ -66,6 +66,19 @@ def load_data(problem: Problem) -> Data:
     return Data(inputs[0], labels[0], inputs[1], labels[1])
 
 
+def train_networks(dataset: str, data: Data, n_networks: int | None = None) -> WeightPopulation:
+    """Networks for one of the `PROBLEMS`, by default as many as it asks for."""
+    problem = PROBLEMS[dataset]
+    return train_population(
+        Architecture.mlp([data.X_train.shape[1], *problem.hidden, int(data.y_train.max()) + 1]),
+        data.X_train,
+        data.y_train,
+        n_networks=n_networks or problem.n_networks,
+        random_state=0,
+        verbose=True,
+    )
+
+
 def draw_figure(
     comparison: Comparison, rows: list[Row], frontier: list[Row], title: str, path: Path
 ) -> None:
@@ -215,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.perf_counter()
     options = parse_arguments(arguments)
     data = load_data(PROBLEMS[options.dataset])
-    population = _train(data, options)
+    population = train_networks(options.dataset, data, QUICK_NETWORKS if options.quick else None)
     train_seconds = time.perf_counter() - start
     train, held_out = population.split(test_size=0.1, random_state=0)
     posterior = FlowPosterior(geometry=options.geometry, random_state=0, verbose=True)
@@ -254,19 +267,6 @@ def _print_importance(posterior: FlowPosterior, data: Data) -> None:
         f"\nImportance weights of {N_GENERATED} generated networks for the posterior of the data "
         f"under the\nstandard prior. Trained networks are no sample of it, and k-hat says so:\n\n"
         f"{importance}"
-    )
-
-
-def _train(data: Data, options: argparse.Namespace) -> WeightPopulation:
-    problem = PROBLEMS[options.dataset]
-    sizes = [data.X_train.shape[1], *problem.hidden, int(data.y_train.max()) + 1]
-    return train_population(
-        Architecture.mlp(sizes),
-        data.X_train,
-        data.y_train,
-        n_networks=QUICK_NETWORKS if options.quick else problem.n_networks,
-        random_state=0,
-        verbose=True,
     )
 
 

@@ -7,9 +7,10 @@ ratios
     r_k = p(D | \theta_k) \, p(\theta_k) / q(\theta_k),
 
 smoothed by a generalised Pareto distribution [V24]. Averages with these weights are averages over
-the posterior, and the mean ratio is the evidence p(D). Aligned networks are one of many that
-compute the same: ratios are zero for networks that the alignment would still move, and the evidence
-counts the others by the number of permutations.
+the posterior, and the mean ratio is the evidence p(D). A flow over aligned networks covers one of
+the n! arrangements of n hidden neurons, which have equal shares in the posterior. For predictions,
+the same in all, that is enough; the evidence is multiplied by their number. Where the flow reaches
+into other arrangements it counts these twice, and the evidence is too high by their share.
 
 [V24] A. Vehtari et al., Pareto Smoothed Importance Sampling, JMLR 25 (2024), arXiv 1507.02646.
 """
@@ -47,8 +48,7 @@ class ImportanceWeights:
     networks : ndarray of shape (n_samples, n_weights)
         As drawn, canonical.
     log_ratios : ndarray of shape (n_samples,)
-        Log of posterior (not normalised) over flow density, in nats, Pareto-smoothed; minus
-        infinity outside the domain of the alignment.
+        Log of posterior (not normalised) over flow density, in nats, Pareto-smoothed.
     pareto_k : float
         Shape of the tail. Below 0.7 averages and evidence can be trusted; from there on the flow
         misses too much of the posterior, and their errors are not known.
@@ -122,7 +122,7 @@ def weigh(networks: np.ndarray, log_ratios: np.ndarray, log_multiplicity: float)
         raise ValueError(
             f"prior and likelihood must give finite log densities, not all of them minus infinity; "
             f"of {len(log_ratios)} networks {n_bad} have no finite one, and "
-            f"{int(np.isneginf(log_ratios).sum())} minus infinity or stand outside the alignment."
+            f"{int(np.isneginf(log_ratios).sum())} minus infinity."
         )
     smoothed, pareto_k = pareto_smoothed(log_ratios)
     log_evidence = logsumexp(smoothed) - math.log(len(smoothed)) + log_multiplicity

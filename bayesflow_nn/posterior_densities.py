@@ -190,8 +190,6 @@ class DensityMethods:
             + self._log_prior(prior, points, weights)
             - log_density
         )
-        moved = self._is_moved_by_alignment(weights)
-        log_ratios = torch.where(moved, -torch.inf, log_ratios)
         self.importance_ = weigh(
             weights.cpu().numpy(), log_ratios.cpu().numpy(), self._log_multiplicity()
         )
@@ -221,11 +219,6 @@ class DensityMethods:
                 f"{tuple(values.shape)}."
             )
         return values
-
-    def _is_moved_by_alignment(self, weights: Tensor) -> Tensor:
-        if self.aligner_ is None:
-            return torch.zeros(len(weights), dtype=torch.bool, device=weights.device)
-        return (self.aligner_.transform(weights) != weights).any(1)
 
     def _log_multiplicity(self) -> float:
         """Log of the number of permutations of hidden neurons, if alignment removed them."""

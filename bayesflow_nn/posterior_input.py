@@ -74,6 +74,9 @@ def check_parameters(parameters: Mapping[str, Any], velocities: Collection[str])
         check_option(name, parameters[name], choices)
     for name in _COUNTS:
         check_integer(name, parameters[name])
+    if parameters["trace"] == "hutch++":
+        # A quarter of the products finds directions; the others are probes.
+        check_integer("n_probes for trace='hutch++'", parameters["n_probes"], low=4)
     check_real("learning_rate", parameters["learning_rate"], 0, strict=True)
     check_real("weight_decay", parameters["weight_decay"], 0)
     check_real("tolerance", parameters["tolerance"], 0, strict=True)

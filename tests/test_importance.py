@@ -128,7 +128,7 @@ def test_on_the_sphere_the_evidence_is_the_same(line):
 
 
 def test_permuted_networks_count_in_the_evidence():
-    """Two hidden neurons: half of the plane of their two biases is aligned, and counts twice."""
+    """Two hidden neurons far apart: the flow covers one of two arrangements, and counts twice."""
     mlp = Architecture.mlp([1, 2, 1], "tanh")
     rng = np.random.default_rng(0)
     networks = 0.5 * rng.normal(size=(1000, mlp.n_weights))

@@ -139,3 +139,9 @@ def test_help_says_what_every_option_does(capsys):
         "novelty, the distance to the nearest training network",
     ):
         assert fact in text
+
+
+def test_the_verdict_on_the_density_is_printed(run):
+    lines = run[0]
+    assert any(re.match(r"Pareto k-hat +(inf|-?\d+\.\d\d) ", line) for line in lines)
+    assert any(line.startswith("effective sample size") for line in lines)

@@ -565,6 +565,11 @@ WRONG_PARAMETERS = [
 ]
 
 
+def test_hutch_plus_plus_needs_probes_beside_its_directions(population):
+    with pytest.raises(ValueError, match=r"n_probes for trace='hutch\+\+' must be .* got 3"):
+        make_posterior(trace="hutch++", n_probes=3).fit(population)
+
+
 @pytest.mark.parametrize(("name", "value", "error", "message"), WRONG_PARAMETERS)
 def test_wrong_parameters_are_refused_in_fit(population, name, value, error, message):
     made = FlowPosterior().set_params(**{name: value})  # the constructor takes anything

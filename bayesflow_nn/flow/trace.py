@@ -166,10 +166,10 @@ def _leading_directions(
         )
         return sum(products) / len(times)
 
-    start = random[:, None].expand(-1, *x.shape)
-    moved = multiply(start)
-    level = ((start * moved).sum((0, 2)) / start.square().sum((0, 2)))[:, None]
-    found = moved - level * start
+    drawn = random[:, None].expand(-1, *x.shape)
+    moved = multiply(drawn)
+    level = ((drawn * moved).sum((0, 2)) / drawn.square().sum((0, 2)))[:, None]
+    found = moved - level * drawn
     for _ in range(_N_ITERATIONS):
         found = multiply(found) - level * found
     return torch.linalg.qr(found.permute(1, 2, 0)).Q.permute(2, 0, 1)

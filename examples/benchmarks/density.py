@@ -22,8 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bayesflow_nn import Architecture, FlowPosterior, train_population
-from bayesflow_nn.__main__ import PROBLEMS, load_data
+from bayesflow_nn import FlowPosterior
+from bayesflow_nn.__main__ import PROBLEMS, load_data, train_networks
 from bayesflow_nn.flow import DensityMethod, FlowField, StandardSource
 
 N_STEPS, N_PROBES, N_REPEATS = 32, 8, 3
@@ -32,12 +32,8 @@ PRODUCTS = (8, 32, 64)
 
 def fit(n_networks: int) -> FlowPosterior:
     """A flow over networks for breast cancer."""
-    problem = PROBLEMS["breast_cancer"]
-    data = load_data(problem)
-    architecture = Architecture.mlp([30, *problem.hidden, 2])
-    population = train_population(
-        architecture, data.X_train, data.y_train, n_networks=n_networks, random_state=0
-    )
+    data = load_data(PROBLEMS["breast_cancer"])
+    population = train_networks("breast_cancer", data, n_networks)
     return FlowPosterior(random_state=0, verbose=True).fit(population)
 
 

@@ -22,11 +22,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from bayesflow_nn import FlowPosterior, TaskGuidance, WeightPopulation, train_population
-from bayesflow_nn.__main__ import PROBLEMS, load_data
+from bayesflow_nn import FlowPosterior, TaskGuidance, WeightPopulation
+from bayesflow_nn.__main__ import PROBLEMS, load_data, train_networks
 from bayesflow_nn.comparison import HEADER, Comparison, Data, Row
 from bayesflow_nn.symmetry.chart import GEOMETRIES
-from bayesflow_nn.weights import Architecture
 
 N_GENERATED = 200
 EULER, MIDPOINT, DISTILLED = (1, 2, 4, 8, 16, 32, 64, 256), (1, 2, 4, 8, 16, 32), (1, 2, 4)
@@ -133,17 +132,8 @@ def main() -> None:
     """Train, fit on every geometry, sample in all ways, print the tables and draw the figure."""
     warnings.simplefilter("ignore", UserWarning)  # the table itself shows what shrinks
     options = parse_arguments()
-    problem = PROBLEMS[options.dataset]
-    data = load_data(problem)
-    sizes = [data.X_train.shape[1], *problem.hidden, int(data.y_train.max()) + 1]
-    population = train_population(
-        Architecture.mlp(sizes),
-        data.X_train,
-        data.y_train,
-        n_networks=options.n_networks or problem.n_networks,
-        random_state=0,
-        verbose=True,
-    )
+    data = load_data(PROBLEMS[options.dataset])
+    population = train_networks(options.dataset, data, options.n_networks)
     n_panels = len(options.geometry)
     figure = Figure(figsize=(4.3 * n_panels, 4.2), layout="constrained")
     panels = figure.subplots(1, n_panels, sharey=True, squeeze=False)[0]

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bayesflow_nn import FlowPosterior, TaskGuidance, WeightPopulation, train_population
-from bayesflow_nn.__main__ import PROBLEMS, load_data
+from bayesflow_nn.__main__ import PROBLEMS, load_data, train_networks
 from bayesflow_nn.comparison import HEADER, Comparison, Data, Row
 from bayesflow_nn.diversity import gaussian_baseline
 from bayesflow_nn.flow import Setting
@@ -149,18 +149,8 @@ def main() -> None:
     """Train, fit, finish from all starts, print the table and draw the figure."""
     warnings.simplefilter("ignore", UserWarning)  # the table itself shows what shrinks
     options = parse_arguments()
-    problem = PROBLEMS[options.dataset]
-    data = load_data(problem)
-    sizes = [data.X_train.shape[1], *problem.hidden, int(data.y_train.max()) + 1]
-    architecture = Architecture.mlp(sizes)
-    population = train_population(
-        architecture,
-        data.X_train,
-        data.y_train,
-        n_networks=options.n_networks or problem.n_networks,
-        random_state=0,
-        verbose=True,
-    )
+    data = load_data(PROBLEMS[options.dataset])
+    population = train_networks(options.dataset, data, options.n_networks)
     train, held_out = population.split(test_size=0.1, random_state=0)
     posterior = FlowPosterior(
         geometry=options.geometry, max_iter=options.max_iter, random_state=0, verbose=True
@@ -169,7 +159,7 @@ def main() -> None:
     comparison = Comparison(data, train, held_out, posterior)
     print(f"\n{options.dataset}, {options.geometry}\n\n{HEADER}")
     trained = comparison.trained_rows(0)
-    ensemble, n_epochs = early_stopped(architecture, data)
+    ensemble, n_epochs = early_stopped(train.architecture, data)
     trained.append(comparison.network_row(f"early-stopped, {n_epochs} epochs", ensemble.weights))
     trained.append(comparison.average_row("  average of 200", ensemble.weights))
     print("\n".join(map(str, trained)))
