@@ -16,7 +16,7 @@ from bayesflow_nn.velocity import MLPVelocity
 
 MLP = Architecture.mlp([4, 5, 3])
 TINY = functools.partial(MLPVelocity, hidden_size=16, n_blocks=1)
-FAST = {"velocity": TINY, "max_iter": 30, "n_steps": 16, "random_state": 0}
+FAST = {"velocity": TINY, "max_iter": 30, "early_stopping": False, "n_steps": 16, "random_state": 0}
 FEW = {"n_trajectories": 200, "max_iter": 60, "random_state": 0}
 
 

@@ -38,7 +38,7 @@ class TrainingHistory:
         Mean loss since the last check, and the loss of the averaged network on other chains (NaN
         without any), both per coordinate.
     best_iteration : int
-        Check whose network was kept.
+        Check whose network was kept; 0 is the start, before any step.
     """
 
     iterations: list[int] = field(default_factory=list)
@@ -60,7 +60,8 @@ class Regression:
     ema_decay : float
         Decay of the average over parameters that is kept.
     early_stopping : bool
-        Keep the average with the least validation loss, and stop when it no longer falls.
+        Keep the average with the least validation loss, the start if none beats it, and stop when
+        the loss no longer falls.
     n_iter_no_change : int
         Checks without a lower validation loss after which to stop.
     verbose : bool
@@ -163,11 +164,12 @@ class _Checks:
     ) -> None:
         self.regression, self.average, self.loss, self.draw = regression, average, loss, draw
         self.history = TrainingHistory()
-        self.best = average.module
+        self.best = copy.deepcopy(average.module)
         self.interval = max(1, regression.max_iter // _N_CHECKS)
         self.summary = ""
         self._losses: list[float] = []
         self._best_loss, self._n_without_gain = math.inf, 0
+        self._start_loss = self._validation_loss()
 
     def after(self, iteration: int, loss: float) -> bool:
         """Record one step; return whether to stop."""
@@ -201,8 +203,9 @@ class _Checks:
             return False
         if loss < self._best_loss:
             self._best_loss, self._n_without_gain = loss, 0
-            self.best = copy.deepcopy(self.average.module)
-            self.history.best_iteration = iteration
+            if loss < self._start_loss:
+                self.best = copy.deepcopy(self.average.module)
+                self.history.best_iteration = iteration
         else:
             self._n_without_gain += 1
         return self._n_without_gain >= self.regression.n_iter_no_change

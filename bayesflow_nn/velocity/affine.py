@@ -178,7 +178,7 @@ def _shrink(sample: Tensor, held_out: Tensor, n_held_out: int) -> Tensor:
     """Variances along the axes: the sample's, times a smooth curve of their held-out ratio."""
     # The log of a variance estimated from m points is low by this much on average.
     bias = digamma(n_held_out / 2) - math.log(n_held_out / 2)
-    window = min(_SMOOTHING_WINDOW, len(sample))
+    window = max(1, min(_SMOOTHING_WINDOW, len(sample) // 4))
     sample = sample.clamp_min(_SMALLEST_VARIANCE)
     log_ratio = (held_out.clamp_min(_SMALLEST_VARIANCE) / sample).log().cpu().numpy()
     smooth = uniform_filter1d(log_ratio - bias, window, mode="nearest")

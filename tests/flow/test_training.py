@@ -201,6 +201,14 @@ def test_early_stopping_keeps_the_best_and_stops(drifting):
     assert loss < 0.5 * history.validation_loss[-1]
 
 
+def test_a_start_that_no_training_improves_is_kept(line):
+    """Held-out chains are where the constant starts: every step leads away from them."""
+    trainer = make_trainer(line, max_iter=500, prediction="target", n_iter_no_change=3)
+    fitted, history = fit(trainer, Constant(), torch.full((8, 1), 5.0), torch.zeros(4, 1))
+    assert fitted.value.item() == 0 == history.best_iteration
+    assert len(history.iterations) == 1 + 3
+
+
 def test_without_early_stopping_the_last_average_is_kept(drifting):
     fitted, history = drifting(early_stopping=False)
     assert history.best_iteration == history.iterations[-1] == 500
@@ -231,7 +239,7 @@ def test_the_same_seed_gives_the_same_parameters(generator):
     x = manifold.random_source(40, generator)
 
     def fit_from(seed):
-        trainer = make_trainer(manifold, seed=seed, max_iter=10)
+        trainer = make_trainer(manifold, seed=seed, max_iter=10, early_stopping=False)
         model = MLPVelocity(make_problem(trainer.path, x), hidden_size=8, dropout=0.5)
         state = torch.get_rng_state()
         fitted, _ = fit(trainer, model, x[:30], x[30:])

@@ -69,24 +69,25 @@ def test_fewer_points_than_coordinates_leave_the_rest_certain(generator, noisy):
 
 
 def test_held_out_points_give_the_rest_an_isotropic_variance(generator, noisy):
-    x, held_out = correlated(generator, 4, 7), correlated(generator, 30, 7)
+    x, held_out = correlated(generator, 13, 16), correlated(generator, 30, 16)
     denoiser = AffineDenoiser(x, held_out, straight)
     centred = held_out - x.mean(0)
     # The span of the centred points, by a singular value decomposition.
     _, lengths, axes = torch.linalg.svd(x - x.mean(0), full_matrices=False)
-    lengths, axes = lengths[:3], axes[:3]
-    outside = torch.eye(7, dtype=torch.float64) - axes.T @ axes
+    lengths, axes = lengths[:12], axes[:12]
+    outside = torch.eye(16, dtype=torch.float64) - axes.T @ axes
     rest = (centred @ outside).square().sum(1).mean() / 4
-    # Held-out over sample variance. Three axes share one window of smoothing: the geometric mean of
-    # three neighbours, those at the ends counted once more.
-    sample = lengths**2 / 3
+    # Held-out over sample variance. Of twelve axes a quarter share a window of smoothing: the
+    # geometric mean of three neighbours, those at the ends counted once more.
+    sample = lengths**2 / 12
     ratio = (centred @ axes.T).square().mean(0) / sample
     # A variance estimated from m points is chi-squared_m / m, whose log has a negative mean.
     m = len(held_out)
     bias = loggamma(m / 2).mean() + math.log(2 / m)
-    smooth = ratio[[0, 0, 1, 2, 2]].unfold(0, 3, 1).prod(1) ** (1 / 3) / math.exp(bias)
+    repeated = ratio[[0, *range(12), 11]]
+    smooth = repeated.unfold(0, 3, 1).prod(1) ** (1 / 3) / math.exp(bias)
     covariance = axes.T @ torch.diag(smooth * sample) @ axes + rest * outside
-    check_denoiser(denoiser, x.mean(0), covariance, *noisy(7))
+    check_denoiser(denoiser, x.mean(0), covariance, *noisy(16))
 
 
 @pytest.fixture
