@@ -7,7 +7,14 @@ from bayesflow_nn.flow.flow_map import FlowMap
 from bayesflow_nn.flow.guidance import Guidance, TaskGuidance
 from bayesflow_nn.flow.guided import GuidedField, Setting
 from bayesflow_nn.flow.noise import Noise, Refresh, StepNoise
-from bayesflow_nn.flow.ode import SOLVERS, SolverError, integrate
+from bayesflow_nn.flow.ode import (
+    SOLVERS,
+    NonFiniteError,
+    SolverError,
+    StepLimitError,
+    StepUnderflowError,
+    integrate,
+)
 from bayesflow_nn.flow.path import GeodesicPath, PathSample
 from bayesflow_nn.flow.regression import Regression, TrainingHistory
 from bayesflow_nn.flow.sampling import Integrator, Sampler
@@ -31,6 +38,7 @@ __all__ = [
     "Integrator",
     "LogDensity",
     "Noise",
+    "NonFiniteError",
     "PathSample",
     "Refresh",
     "Regression",
@@ -38,7 +46,9 @@ __all__ = [
     "Setting",
     "SolverError",
     "StandardSource",
+    "StepLimitError",
     "StepNoise",
+    "StepUnderflowError",
     "Targets",
     "TaskGuidance",
     "TrainingHistory",

@@ -30,6 +30,18 @@ class SolverError(RuntimeError):
     """The integration of the flow failed; the message says where and what to try."""
 
 
+class NonFiniteError(SolverError):
+    """A coordinate became infinite or NaN."""
+
+
+class StepLimitError(SolverError):
+    """The adaptive solver took too many steps."""
+
+
+class StepUnderflowError(SolverError):
+    """The steps of the adaptive solver became too small to move time."""
+
+
 def integrate(
     field: FlowField,
     x: Tensor,
@@ -80,8 +92,10 @@ def integrate(
 
     Raises
     ------
-    SolverError
-        If a coordinate becomes infinite or NaN, or the steps of "dopri5" become too small.
+    NonFiniteError
+        If a coordinate becomes infinite or NaN.
+    StepUnderflowError, StepLimitError
+        If the steps of "dopri5" become too small or too many.
     """
     times = torch.linspace(start, end, n_steps + 1) if grid is None else grid
     times = times.to(x)
@@ -120,8 +134,10 @@ def integrate_augmented(
 
     Raises
     ------
-    SolverError
-        If a value becomes infinite or NaN, or the steps of "dopri5" become too small or too many.
+    NonFiniteError
+        If a value becomes infinite or NaN.
+    StepUnderflowError, StepLimitError
+        If the steps of "dopri5" become too small or too many.
     """
     options = {"dtype": state[0].dtype, "device": state[0].device}
     if solver == "dopri5":
@@ -154,7 +170,7 @@ def _odeint_adaptively(
         n_evaluations += 1
         # torchdiffeq guards its steps with assert statements alone, which python -O removes.
         if n_evaluations > _MOST_EVALUATIONS:
-            raise SolverError(
+            raise StepLimitError(
                 f"{what} evaluated the velocity {_MOST_EVALUATIONS} times and came to t={t:.4g}; "
                 f"{_FIXED_STEPS}"
             )
@@ -165,7 +181,7 @@ def _odeint_adaptively(
             guarded, state, times, method="dopri5", rtol=tolerance, atol=tolerance
         )
     except AssertionError as error:
-        raise SolverError(f"{what} could not go on: {error}; {_FIXED_STEPS}") from error
+        raise StepUnderflowError(f"{what} could not go on: {error}; {_FIXED_STEPS}") from error
 
 
 def _euler_step(field: FlowField, t: Tensor, h: Tensor, x: Tensor) -> Tensor:
@@ -193,12 +209,12 @@ _MORE_STEPS = "take more steps (n_steps) or check that these points are near the
 
 
 def check_finite(x: Tensor, what: str, advice: str) -> Tensor:
-    """Return `x (n, ...)`, or raise a SolverError that names the first row that is not finite."""
+    """Return `x (n, ...)`, or raise a NonFiniteError that names the first row with others."""
     finite = torch.isfinite(x).flatten(1).all(1) if x.ndim > 1 else torch.isfinite(x)
     if finite.all():
         return x
     rows = torch.nonzero(~finite).flatten().tolist()
-    raise SolverError(
+    raise NonFiniteError(
         f"{what} gave non-finite values in {len(rows)} of the {len(x)} rows integrated together, "
         f"first in row {rows[0]} of them; {advice}"
     )

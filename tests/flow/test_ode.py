@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from bayesflow_nn.flow import SolverError, integrate
+from bayesflow_nn.flow import (
+    NonFiniteError,
+    SolverError,
+    StepLimitError,
+    StepUnderflowError,
+    integrate,
+)
 from bayesflow_nn.flow.ode import integrate_augmented
 from bayesflow_nn.geometry import EuclideanBlock, ProductManifold, SphereBlock
 
@@ -82,7 +88,7 @@ def test_an_exploding_row_is_named(solver, prescribed_field):
     """dx/dt = x^2 has the solution x_0 / (1 - x_0 t): from 2 it explodes at t = 1/2."""
     field = prescribed_field(ProductManifold([EuclideanBlock(1)]), lambda t, x: x**2)
     message = f"solver={solver} with n_steps=64 gave non-finite values in 1 of the 3 rows"
-    with pytest.raises(SolverError, match=re.escape(message)):
+    with pytest.raises(NonFiniteError, match=re.escape(message)):
         integrate(field, torch.tensor([[0.1], [2.0], [-5.0]]), solver=solver, n_steps=64)
 
 
@@ -113,7 +119,7 @@ def test_an_exploding_augmented_state_is_named():
         return (state[0] ** 2,)
 
     message = "rk4 with n_steps=64 gave non-finite values in 1 of the 2 rows"
-    with pytest.raises(SolverError, match=re.escape(message)):
+    with pytest.raises(NonFiniteError, match=re.escape(message)):
         state = (torch.tensor([0.1, 2.0]),)
         integrate_augmented(rate, state, solver="rk4", n_steps=64, start=0.0, end=1.0)
 
@@ -127,10 +133,20 @@ def test_the_adaptive_solver_keeps_to_its_tolerance(linear_flow):
     torch.testing.assert_close(field.path.manifold.projx(x_1), x_1, atol=1e-12, rtol=0)
 
 
-def test_the_adaptive_solver_reports_where_it_cannot_go_on(prescribed_field):
-    field = prescribed_field(ProductManifold([EuclideanBlock(1)]), lambda t, x: x**2)
-    with pytest.raises(SolverError, match=r"solver=dopri5 with tolerance=1e-05.*fixed steps"):
-        integrate(field, torch.tensor([[0.1], [2.0]]), solver="dopri5")
+@pytest.mark.parametrize(
+    ("velocity", "error"),
+    [
+        (lambda t, x: x**2, StepUnderflowError),  # a pole at t = 1/2
+        (lambda t, x: torch.sin(1e6 * t) + 0 * x, StepLimitError),  # 160,000 oscillations
+        (lambda t, x: x / (t < 0.5), NonFiniteError),
+    ],
+)
+def test_the_adaptive_solver_reports_why_it_cannot_go_on(prescribed_field, velocity, error):
+    field = prescribed_field(ProductManifold([EuclideanBlock(1)]), velocity)
+    x = torch.tensor([[0.1], [2.0]], dtype=torch.float64)
+    with pytest.raises(error, match=r"solver=dopri5 with tolerance=1e-05.*fixed steps"):
+        integrate(field, x, solver="dopri5")
+    assert issubclass(error, SolverError)
 
 
 @pytest.mark.parametrize("solver", [*SOLVERS, "dopri5"])
