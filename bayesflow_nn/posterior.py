@@ -95,6 +95,11 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         direction alone ([E25]; keeps the arg max, loses the scale of probabilities), or flat.
     alignment : {"weight_matching"}, object or None
         How neurons are matched ([A23]); an object with ``fit`` and ``transform`` replaces it.
+    reducer : int, float, estimator or None
+        Principal components of the weights in which to run the flow, for networks too large for one
+        in all weights ([DWF]): their number, the fraction of variance they explain, or an
+        estimator such as ``sklearn.decomposition.IncrementalPCA``. Takes ``geometry="euclidean"``.
+        Samples lie in the subspace; densities add a Gaussian residual (see `log_prob`).
     coupling : {"independent", "ot"}
         How source points are paired with networks in a minibatch ([T23]).
     velocity : {"auto", "mlp", "probe"} or callable
@@ -203,6 +208,7 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         geometry: str = "product_sphere",
         output_layer: str = "polar",
         alignment: Any = "weight_matching",
+        reducer: Any = None,
         coupling: str = "independent",
         velocity: Any = "auto",
         prediction: str = "velocity",
@@ -234,6 +240,7 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         self.geometry = geometry
         self.output_layer = output_layer
         self.alignment = alignment
+        self.reducer = reducer
         self.coupling = coupling
         self.velocity = velocity
         self.prediction = prediction
@@ -290,8 +297,7 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         chain = torch.arange(len(rows)) if population is None else population.chain
         held_out = split_chains(chain, self.validation_fraction, generator).to(rows.device)
         condition = self._fit_condition(y, rows)
-        self.training_points_ = self._fit_chart(rows[~held_out], generator)
-        self.held_out_points_ = self._align(rows[held_out]) if held_out.any() else None
+        self._fit_chart(rows[~held_out], rows[held_out], generator)
         self.unit_scale_ = self.chart_.manifold.unit_scale.to(self.training_points_)
         inputs = _first(None, population, "inputs")
         self.inputs_ = None if inputs is None else inputs.to(rows)
@@ -532,20 +538,28 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
             On the manifold ``chart_.manifold``; ``chart_.to_weights`` leads back.
         """
         check_is_fitted(self)
-        return self._align(read_weights(self, weights, self.architecture_, reset=False))
+        rows = read_weights(self, weights, self.architecture_, reset=False)
+        return self.chart_.to_point(self._align(rows))
 
-    def _fit_chart(self, train: Tensor, generator: torch.Generator) -> Tensor:
-        """Fit alignment and chart; return the points of the training networks."""
+    def _fit_chart(self, train: Tensor, held_out: Tensor, generator: torch.Generator) -> None:
+        """Fit alignment and chart, and keep the points of both sets."""
         self.aligner_ = self._make_aligner(generator)
         if self.aligner_ is not None:
-            train = self.aligner_.fit(train).transform(train)
+            self.aligner_.fit(train)
+        train = self._align(train)
+        held_out = self._align(held_out) if len(held_out) else None
         architecture = self.architecture_
         if self.geometry == "euclidean" and architecture is not None and not architecture.is_mlp:
             architecture = None  # any other network is a row of numbers, as in a plain array
+        seed = None if self.reducer is None else draw_seed(generator) % 2**32
         self.chart_ = WeightChart(
-            architecture, self.geometry, self.output_layer, logit_shift=self._has_logit_shift
-        ).fit(train)
-        return self.chart_.to_point(train)
+            architecture, self.geometry, self.output_layer, self._has_logit_shift, self.reducer
+        ).fit(train, held_out, seed)
+        self.training_points_ = self.chart_.to_point(train)
+        if self.reducer is not None:
+            # Components overfit the networks they were found in, which lie too far out in them.
+            self.training_points_ /= self.training_points_.std(0)
+        self.held_out_points_ = None if held_out is None else self.chart_.to_point(held_out)
 
     def _make_aligner(self, generator: torch.Generator) -> Any:
         if not isinstance(self.alignment, str):
@@ -565,8 +579,7 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         return classifies and (self.architecture_.n_outputs or 1) > 1
 
     def _align(self, rows: Tensor) -> Tensor:
-        aligned = rows if self.aligner_ is None else self.aligner_.transform(rows)
-        return self.chart_.to_point(aligned)
+        return rows if self.aligner_ is None else self.aligner_.transform(rows)
 
     def _fit_condition(self, y: ArrayLike | None, rows: Tensor) -> Tensor | None:
         self.condition_encoder_ = None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bayesflow_nn.flow import DensityMethod, FlowField, LogDensity, StandardSource
 from bayesflow_nn.importance import ImportanceWeights, Likelihood, log_likelihood, weigh
-from bayesflow_nn.posterior_input import Weights
+from bayesflow_nn.posterior_input import Weights, read_weights
 from bayesflow_nn.symmetry import log_prior
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import check_integer, check_real
@@ -50,8 +50,9 @@ class DensityMethods:
         Returns
         -------
         ndarray of shape (n_networks,), or a pair of them
-            Nats, with respect to volume on the canonical manifold. Computed in float64; no row
-            depends on the others.
+            Nats, with respect to volume on the canonical manifold; with a reducer, of networks
+            with a Gaussian residual beside its components. Computed in float64; no row depends on
+            the others.
 
         Raises
         ------
@@ -59,9 +60,11 @@ class DensityMethods:
             If the integration gives non-finite values or, with dopri5, its steps become too small
             or too many.
         """
-        points = self.to_points(weights)
-        density = self._point_density(points, condition)
-        value = (density.value - self.chart_.log_abs_det()).cpu().numpy()
+        check_is_fitted(self)
+        aligned = self._align(read_weights(self, weights, self.architecture_, reset=False))
+        density = self._point_density(self.chart_.to_point(aligned), condition)
+        log_residual = self.chart_.log_residual(aligned)
+        value = (density.value + log_residual - self.chart_.log_abs_det()).cpu().numpy()
         return (value, density.standard_error.cpu().numpy()) if return_std else value
 
     def score_samples(self, X: Weights) -> np.ndarray:
@@ -181,13 +184,12 @@ class DensityMethods:
                 f"architecture={self.architecture_!r} and task={self.task_!r}; pass them or fit a "
                 f"WeightPopulation that has them."
             )
-        points, log_density = self._draw_with_density(n_samples, condition, random_state)
-        weights = self.chart_.to_weights(points)
+        weights, log_density = self._draw_with_density(n_samples, condition, random_state)
         log_ratios = (
             log_likelihood(
                 self.architecture_, weights, X, y, task=self.task_, likelihood=likelihood
             )
-            + self._log_prior(prior, points, weights)
+            + self._log_prior(prior, weights)
             - log_density
         )
         self.importance_ = weigh(
@@ -199,23 +201,25 @@ class DensityMethods:
     def _draw_with_density(
         self, n: int, condition: ArrayLike | None, random_state: RandomState
     ) -> tuple[Tensor, Tensor]:
-        """Points of the flow, not denoised, and their log densities on the canonical manifold."""
+        """Networks of the flow, not denoised, and their log densities on the canonical manifold."""
         generator = torch.Generator(self.device).manual_seed(draw_seed(random_state))
         x_0 = self._draw_source(n, temperature=1.0, generator=generator).double()
         field = self._precise_field(self._encode(condition, n))
         source = StandardSource(self.chart_.manifold)
         points, density = self._density_method(x_0).sample(field, source, x_0)
-        return points, density.value - self.chart_.log_abs_det()
+        weights = self.chart_.draw_weights(points, generator)
+        log_residual = self.chart_.log_residual(weights)
+        return weights, density.value + log_residual - self.chart_.log_abs_det()
 
-    def _log_prior(self, prior: float | Prior, points: Tensor, weights: Tensor) -> Tensor:
+    def _log_prior(self, prior: float | Prior, weights: Tensor) -> Tensor:
         if not callable(prior):
-            return log_prior(self.chart_, points, check_real("prior", prior, 0, strict=True))
+            return log_prior(self.chart_, weights, check_real("prior", prior, 0, strict=True))
         if self.geometry == "normalized":
-            log_prior(self.chart_, points, 1.0)  # refuses
-        values = torch.as_tensor(prior(weights)).to(points)
-        if values.shape != (len(points),):
+            log_prior(self.chart_, weights, 1.0)  # refuses
+        values = torch.as_tensor(prior(weights)).to(weights)
+        if values.shape != (len(weights),):
             raise ValueError(
-                f"prior must return one log density per network, shape ({len(points)},), got "
+                f"prior must return one log density per network, shape ({len(weights)},), got "
                 f"{tuple(values.shape)}."
             )
         return values

@@ -31,6 +31,7 @@ from bayesflow_nn.symmetry.chart import GEOMETRIES, OUTPUT_LAYERS
 from bayesflow_nn.symmetry.weight_input import check_architecture
 from bayesflow_nn.weights import Architecture, WeightPopulation
 from bayesflow_nn.weights.population import TASKS
+from bayesflow_nn.weights.reduction import check_reducer
 from bayesflow_nn.weights.validation import check_integer, check_option, check_real, name_rows
 
 Weights = WeightPopulation | Tensor | ArrayLike
@@ -85,6 +86,7 @@ def check_parameters(parameters: Mapping[str, Any], velocities: Collection[str])
     check_fraction("condition_dropout", parameters["condition_dropout"], zero=True)
     check_fraction("validation_fraction", parameters["validation_fraction"], zero=True)
     _check_alignment(parameters["alignment"])
+    check_reducer(parameters["reducer"])
     _check_velocity(parameters["velocity"], velocities)
     _check_device(parameters["device"])
 

@@ -104,6 +104,22 @@ def test_a_prior_and_a_likelihood_of_ones_own_are_the_same(line, posterior, corr
     np.testing.assert_allclose(own.log_ratios, corrected.log_ratios, atol=1e-5)
 
 
+def test_a_flow_on_one_principal_component_is_corrected_too(line, posterior):
+    """Its networks are weighed with the residual that belongs to its density."""
+    _, _, mean, covariance, log_evidence = line
+    networks = posterior.sample(2000, random_state=3)
+    reduced = FlowPosterior(**posterior.get_params()).set_params(reducer=1).fit(networks)
+    weighed = reduced.importance_weights(
+        *line[:2], likelihood=NOISE, n_samples=1000, random_state=0
+    )
+    assert weighed.pareto_k < 0.7
+    got, error = weighed.average(weighed.networks)
+    assert (np.abs(got - mean) < 4 * error).all()
+    assert (error < 0.1 * np.sqrt(covariance.diagonal())).all()
+    assert abs(weighed.log_evidence - log_evidence) < 4 * weighed.log_evidence_std
+    np.testing.assert_allclose(np.linalg.matrix_rank(np.cov(weighed.networks.T)), 2)
+
+
 def test_on_the_sphere_the_evidence_is_the_same(line):
     """Polar coordinates of a normal prior are a normal prior."""
     x, y, mean, covariance, _ = line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from bayesflow_nn.symmetry.coordinates import ArrayCoordinates, NetworkCoordinat
 from bayesflow_nn.symmetry.standardisation import Standardisation
 from bayesflow_nn.symmetry.weight_input import check_architecture, read_weights
 from bayesflow_nn.weights import Architecture, WeightPopulation
+from bayesflow_nn.weights.reduction import PrincipalSubspace, Reducer, check_reducer
 from bayesflow_nn.weights.validation import check_option
 
 GEOMETRIES = ("product_sphere", "normalized", "euclidean")
@@ -34,7 +36,8 @@ class WeightChart:
       multiplied by the root of their dimension, for about unit variance, and not standardised.
       `project` puts them back on their spheres.
     - ``geometry="euclidean"``: the weights as they are, standardised. Needs no symmetry, and with
-      ``architecture=None`` no network: it standardises the columns of any array.
+      ``architecture=None`` no network: it standardises the columns of any array. With a `reducer`
+      a point holds the principal components of the standardised columns ([DWF]).
 
     Parameters
     ----------
@@ -47,6 +50,9 @@ class WeightChart:
     logit_shift : bool
         Whether to leave out the mean over classes of the output layer, which moves no probability;
         the rest is held in an orthonormal basis. Pass False for regression.
+    reducer : int, float, estimator or None
+        Number of principal components, fraction of the variance that they explain, or an estimator
+        such as ``sklearn.decomposition.IncrementalPCA``; for ``geometry="euclidean"``.
 
     Attributes
     ----------
@@ -84,26 +90,44 @@ class WeightChart:
         geometry: str = "product_sphere",
         output_layer: str = "polar",
         logit_shift: bool = True,
+        reducer: Reducer | None = None,
     ) -> None:
         check_architecture(architecture)
         check_option("geometry", geometry, GEOMETRIES)
         check_option("output_layer", output_layer, OUTPUT_LAYERS)
         if not isinstance(logit_shift, bool):
             raise ValueError(f"logit_shift must be True or False, got {logit_shift!r}.")
+        check_reducer(reducer)
+        if reducer is not None and geometry != "euclidean":
+            raise ValueError(
+                f"reducer must be None for geometry={geometry!r}, whose directions have no "
+                f"principal components, got {reducer!r}; use geometry='euclidean'."
+            )
         self.architecture = architecture
         self.geometry = geometry
         self.output_layer = output_layer
         self.logit_shift = logit_shift
+        self.reducer = reducer
         self._coordinates = self._network_coordinates()
         self._standardisation: Standardisation | None = None
+        self._subspace: PrincipalSubspace | None = None
 
-    def fit(self, weights: ArrayLike | Tensor | WeightPopulation) -> WeightChart:
-        """Learn mean and standard deviation of the Euclidean coordinates.
+    def fit(
+        self,
+        weights: ArrayLike | Tensor | WeightPopulation,
+        held_out: ArrayLike | Tensor | WeightPopulation | None = None,
+        random_state: int | None = None,
+    ) -> WeightChart:
+        """Learn mean and standard deviation of the Euclidean coordinates, and their components.
 
         Parameters
         ----------
         weights : array, Tensor or WeightPopulation of shape (n_networks, n_weights)
             Training networks, already aligned.
+        held_out : array, Tensor or WeightPopulation of shape (n_networks, n_weights), optional
+            Other networks; they measure what a `reducer` leaves out.
+        random_state : int, optional
+            For components of large arrays, which are found by random projections.
 
         Returns
         -------
@@ -113,23 +137,38 @@ class WeightChart:
         Raises
         ------
         ValueError
-            If weights have a wrong shape or architecture or are not finite, or an output layer
-            has no direction.
+            If weights have a wrong shape or architecture or are not finite, an output layer has
+            no direction, or the reducer does not suit them.
         """
         tensor = read_weights(weights, self.architecture).tensor
         if self.architecture is None:
             self._coordinates = ArrayCoordinates(tensor.shape[1])
         coordinates = self._known_coordinates().encode(tensor)
         self._standardisation = Standardisation.fit(coordinates, self._fixed_scale())
+        if self.reducer is not None:
+            self._subspace = PrincipalSubspace.fit(
+                self._standardise(weights),
+                self.reducer,
+                None if held_out is None else self._standardise(held_out),
+                random_state,
+            )
         return self
 
     @property
     def manifold(self) -> ProductManifold:
         """Where points live; where the flow runs."""
-        canonical = self._known_coordinates().manifold
         if self.geometry == "product_sphere":
-            return canonical
-        return ProductManifold([EuclideanBlock(canonical.n_coordinates)])
+            return self.canonical_manifold
+        n_coordinates = self.canonical_manifold.n_coordinates
+        if self.reducer is not None:
+            self._fitted_standardisation()
+            n_coordinates = self._subspace.n_components
+        return ProductManifold([EuclideanBlock(n_coordinates)])
+
+    @property
+    def canonical_manifold(self) -> ProductManifold:
+        """Where canonical coordinates live; densities are with respect to its volume."""
+        return self._known_coordinates().manifold
 
     def to_point(self, weights: ArrayLike | Tensor | WeightPopulation) -> Tensor:
         """Points of networks.
@@ -143,9 +182,8 @@ class WeightChart:
         Tensor of shape (n_networks, n_coordinates)
             Dtype of `weights`.
         """
-        standardisation = self._fitted_standardisation()
-        tensor = read_weights(weights, self.architecture).tensor
-        return standardisation.to_point(self._known_coordinates().encode(tensor))
+        point = self._standardise(weights)
+        return point if self._subspace is None else self._subspace.encode(point)
 
     def to_weights(self, point: Tensor) -> Tensor:
         """Weights of points; differentiable, and not projected to the manifold.
@@ -160,11 +198,48 @@ class WeightChart:
         -------
         Tensor of shape (n_networks, n_weights)
             Canonical weights: rows of norm 1 in hidden layers (unless ``geometry="euclidean"``),
-            zero mean over classes if the logit shift is left out.
+            zero mean over classes if the logit shift is left out. With a reducer, those in the
+            principal subspace.
         """
-        standardisation = self._fitted_standardisation()
+        self._fitted_standardisation()
         self.manifold.check_points(point)
-        return self._known_coordinates().decode(standardisation.to_coordinates(point))
+        return self._decode(point if self._subspace is None else self._subspace.decode(point))
+
+    def draw_weights(self, point: Tensor, generator: torch.Generator) -> Tensor:
+        """Weights of points as `to_weights`, with a draw of what the reducer leaves out.
+
+        Parameters
+        ----------
+        point : Tensor of shape (n_networks, n_coordinates)
+        generator : torch.Generator
+
+        Returns
+        -------
+        Tensor of shape (n_networks, n_weights)
+        """
+        if self._subspace is None:
+            return self.to_weights(point)
+        self.manifold.check_points(point)
+        return self._decode(self._subspace.draw(point, generator))
+
+    def log_residual(self, weights: ArrayLike | Tensor | WeightPopulation) -> Tensor:
+        """Log density of what points leave out of networks, in nats.
+
+        Parameters
+        ----------
+        weights : array, Tensor or WeightPopulation of shape (n_networks, n_weights)
+            Aligned.
+
+        Returns
+        -------
+        Tensor of shape (n_networks,)
+            That of the isotropic Gaussian residual of probabilistic PCA (Tipping & Bishop 1999),
+            in standardised coordinates; zero without a reducer.
+        """
+        point = self._standardise(weights)
+        if self._subspace is None:
+            return point.new_zeros(len(point))
+        return self._subspace.log_residual(point)
 
     def project(self, point: Tensor) -> Tensor:
         """Points with every direction back on its sphere; Euclidean coordinates are kept.
@@ -177,8 +252,10 @@ class WeightChart:
         -------
         Tensor of shape (..., n_coordinates)
         """
-        scale = self._fitted_standardisation().scale.to(point)
-        canonical = self._known_coordinates().manifold
+        standardisation, canonical = self._fitted_standardisation(), self.canonical_manifold
+        if not canonical.sphere_mask.any():
+            return point
+        scale = standardisation.scale.to(point)
         projected = canonical.projx(point)
         on_sphere = canonical.sphere_mask.to(point.device)
         return torch.where(on_sphere, projected / scale, projected)
@@ -190,8 +267,11 @@ class WeightChart:
         the canonical chart, comparable between charts, are
 
         .. math:: \log p(\text{coordinate}) = \log p(\text{point}) - \text{log\_abs\_det} .
+
+        With a reducer the law of the point and `log_residual` together have this factor.
         """
-        return self._fitted_standardisation().log_abs_det()
+        log_volume = self._fitted_standardisation().log_abs_det()
+        return log_volume if self._subspace is None else log_volume + self._subspace.log_abs_det()
 
     def log_polar_jacobian(self, point: Tensor) -> Tensor:
         r"""Log volume of the output matrix per volume of its polar coordinates, in nats.
@@ -210,19 +290,22 @@ class WeightChart:
         """
         standardisation = self._fitted_standardisation()
         self.manifold.check_points(point)
+        if self._subspace is not None:
+            return point.new_zeros(len(point))  # flat: nothing is polar
         return self._known_coordinates().log_polar_jacobian(standardisation.to_coordinates(point))
 
     @property
     def state(self) -> dict[str, Any]:
         """Options and statistics as plain values and tensors, for `from_state`."""
         standardisation = self._fitted_standardisation()
-        return {
+        state = {
             "geometry": self.geometry,
             "output_layer": self.output_layer,
             "logit_shift": self.logit_shift,
             "mean": standardisation.mean,
             "scale": standardisation.scale,
         }
+        return state if self._subspace is None else state | {"subspace": asdict(self._subspace)}
 
     @classmethod
     def from_state(cls, architecture: Architecture | None, state: dict[str, Any]) -> WeightChart:
@@ -244,12 +327,24 @@ class WeightChart:
         ValueError
             If the state belongs to another architecture.
         """
-        chart = cls(architecture, state["geometry"], state["output_layer"], state["logit_shift"])
+        options = state["geometry"], state["output_layer"], state["logit_shift"]
+        subspace = PrincipalSubspace(**state["subspace"]) if "subspace" in state else None
+        chart = cls(architecture, *options, reducer=subspace and subspace.n_components)
         if architecture is None:
             chart._coordinates = ArrayCoordinates(len(state["mean"]))
-        chart.manifold.check_points(state["mean"])
+        chart.canonical_manifold.check_points(state["mean"])
         chart._standardisation = Standardisation(state["mean"], state["scale"])
+        chart._subspace = subspace
         return chart
+
+    def _standardise(self, weights: ArrayLike | Tensor | WeightPopulation) -> Tensor:
+        standardisation = self._fitted_standardisation()
+        tensor = read_weights(weights, self.architecture).tensor
+        return standardisation.to_point(self._known_coordinates().encode(tensor))
+
+    def _decode(self, point: Tensor) -> Tensor:
+        standardisation = self._fitted_standardisation()
+        return self._known_coordinates().decode(standardisation.to_coordinates(point))
 
     def _network_coordinates(self) -> NetworkCoordinates | ArrayCoordinates | None:
         """Coordinates of the architecture; None without one, until `fit` counts the columns."""
@@ -278,7 +373,7 @@ class WeightChart:
     def _fixed_scale(self) -> Tensor:
         """Scale of the directions, NaN for the coordinates that are to be standardised."""
         scales = []
-        for block in self._known_coordinates().manifold.blocks:
+        for block in self.canonical_manifold.blocks:
             scale = math.nan
             if isinstance(block, SphereBlock):
                 scale = block.dim**-0.5 if self.geometry == "normalized" else 1.0

@@ -18,15 +18,15 @@ from bayesflow_nn.geometry import ProductManifold, SphereBlock
 from bayesflow_nn.symmetry.chart import WeightChart
 
 
-def log_prior(chart: WeightChart, point: Tensor, scale: float) -> Tensor:
+def log_prior(chart: WeightChart, weights: Tensor, scale: float) -> Tensor:
     """Log density of the standard prior, with respect to volume on the canonical manifold.
 
     Parameters
     ----------
     chart : WeightChart
         Fitted, of the geometry "product_sphere" or "euclidean".
-    point : Tensor of shape (n_networks, n_coordinates)
-        On the manifold.
+    weights : Tensor of shape (n_networks, n_weights)
+        Canonical, as ``chart.to_weights`` and ``chart.draw_weights`` give them.
     scale : float
         Standard deviation of the normal weights.
 
@@ -45,7 +45,7 @@ def log_prior(chart: WeightChart, point: Tensor, scale: float) -> Tensor:
             "geometry must be 'product_sphere' or 'euclidean' for a density of networks, got "
             "'normalized', whose points become networks only by a projection."
         )
-    manifold = chart.manifold
+    manifold = chart.canonical_manifold
     spheres = [block for block in manifold.blocks if isinstance(block, SphereBlock)]
     if chart.geometry == "product_sphere" and chart.output_layer == "polar":
         spheres.pop()  # direction and norm of the output layer are normal together
@@ -54,6 +54,7 @@ def log_prior(chart: WeightChart, point: Tensor, scale: float) -> Tensor:
     if uniform is not None:
         n_normal -= uniform.dimension
         n_unit, log_volume = uniform.n_spheres, uniform.log_volume()
-    square = chart.to_weights(point).square().sum(-1) - n_unit
+    square = weights.square().sum(-1) - n_unit
     log_normal = -square / (2 * scale**2) - n_normal * math.log(scale * math.sqrt(2 * math.pi))
-    return log_normal + chart.log_polar_jacobian(point) - torch.as_tensor(log_volume).to(point)
+    log_jacobian = chart.log_polar_jacobian(chart.to_point(weights))
+    return log_normal + log_jacobian - torch.as_tensor(log_volume).to(weights)

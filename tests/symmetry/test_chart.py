@@ -377,3 +377,43 @@ def test_it_must_be_fitted_first_and_refuses_wrong_lengths():
         WeightChart.from_state(Architecture.mlp([5, 8, 3]), fitted((5, 7, 3)).state)
     with pytest.raises(ValueError, match="networks 1 are not finite"):
         WeightChart(None, "euclidean").fit([[0.0, 1.0], [math.nan, 1.0]])
+
+
+def test_a_reduced_chart_keeps_the_density_of_all_coordinates():
+    """A Gaussian law of the points and of what they leave out is one of the standardised rows."""
+    rng = np.random.default_rng(0)
+    rows = torch.as_tensor(rng.normal(size=(300, 5)) @ rng.normal(size=(5, 5)))
+    chart = WeightChart(None, "euclidean", reducer=2).fit(rows)
+    point = chart.to_point(rows)
+    assert chart.manifold.n_coordinates == point.shape[1] == 2
+    torch.testing.assert_close(chart.to_point(chart.to_weights(point)), point)
+    log_prob = torch.distributions.Normal(0, 1).log_prob(point).sum(1)
+    log_prob += chart.log_residual(rows) - chart.log_abs_det()
+    scale = rows.std(0, correction=0)
+    values, axes = torch.linalg.eigh((rows / scale).T.cov())
+    left_out = values[:3].sum() * 299 / 300 / 3  # a mean over 300 rows
+    values[:3] = left_out
+    covariance = scale[:, None] * (axes * values) @ axes.T * scale
+    law = torch.distributions.MultivariateNormal(rows.mean(0), covariance)
+    torch.testing.assert_close(log_prob, law.log_prob(rows))
+
+
+def test_a_reduced_chart_is_rebuilt_and_draws_what_it_left_out():
+    rows = torch.randn(50, 5, generator=torch.Generator().manual_seed(0)).double()
+    chart = WeightChart(None, "euclidean", reducer=2).fit(rows)
+    copy = WeightChart.from_state(None, pickle.loads(pickle.dumps(chart.state)))
+    point = chart.to_point(rows)
+    torch.testing.assert_close(copy.to_point(rows), point)
+    drawn = copy.draw_weights(point, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(chart.to_point(drawn), point)
+    assert (drawn - chart.to_weights(point)).std(0).min() > 0.1
+    plain = WeightChart(None, "euclidean").fit(rows)
+    assert plain.log_residual(rows).abs().max() == 0
+    assert torch.equal(plain.draw_weights(rows, torch.Generator()), plain.to_weights(rows))
+
+
+@pytest.mark.parametrize("geometry", ["product_sphere", "normalized"])
+def test_directions_have_no_principal_components(geometry):
+    mlp = Architecture.mlp([5, 8, 3])
+    with pytest.raises(ValueError, match=f"reducer must be None for geometry='{geometry}'"):
+        WeightChart(mlp, geometry, reducer=2)
