@@ -2,7 +2,18 @@
 
 from bayesflow_nn.symmetry.alignment import PermutationAligner
 from bayesflow_nn.symmetry.chart import WeightChart
+from bayesflow_nn.symmetry.discovery import discover, verify_groups
+from bayesflow_nn.symmetry.groups import PermutationGroup, Slot
 from bayesflow_nn.symmetry.prior import log_prior
 from bayesflow_nn.symmetry.scaling import ScaleCanonicalizer
 
-__all__ = ["PermutationAligner", "ScaleCanonicalizer", "WeightChart", "log_prior"]
+__all__ = [
+    "PermutationAligner",
+    "PermutationGroup",
+    "ScaleCanonicalizer",
+    "Slot",
+    "WeightChart",
+    "discover",
+    "log_prior",
+    "verify_groups",
+]

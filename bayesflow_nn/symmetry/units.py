@@ -1,0 +1,159 @@
+"""Units: what a permutation symmetry moves, and what ties them to each other.
+
+Every feature that a layer makes is a unit: an output of a dense layer, a channel, a head.
+Operations tie units. Those that are added must move together: they become one. The features of a
+head move with it: the head is their parent. What must not move, such as the inputs of the network,
+is the unit `FIXED`. Two units may trade places if everything that happens to one happens to the
+other; so every event leaves its mark on the units that take part, and units with equal marks may.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+FIXED = 0
+_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Family:
+    """Units that may trade places with each other.
+
+    Attributes
+    ----------
+    units : tuple of int
+    parent : int
+        Unit that all of them belong to; `FIXED` if none.
+    """
+
+    units: tuple[int, ...]
+    parent: int
+
+
+class Units:
+    """Units with a union-find of what moves together.
+
+    Arrays of units have the shape of the activation or the axis whose features they name.
+    """
+
+    def __init__(self) -> None:
+        self._link = [FIXED]
+        self._marks = [0]
+        self._parents: dict[int, int] = {}
+
+    def new(self, n: int, event: int) -> np.ndarray:
+        """Make `n` units that took part in one event."""
+        first = len(self._link)
+        self._link.extend(range(first, first + n))
+        self._marks.extend([_token(event)] * n)
+        return np.arange(first, first + n)
+
+    def resolve(self, units: np.ndarray) -> np.ndarray:
+        """Replace every unit by the one that stands for all it moves with."""
+        values, inverse = np.unique(units, return_inverse=True)
+        roots = np.array([self._find(unit) for unit in values.tolist()], dtype=int)
+        return roots[inverse].reshape(units.shape)
+
+    def unify(self, first: np.ndarray, second: np.ndarray) -> None:
+        """Let units move together, pair by pair; the arrays may be broadcast."""
+        pairs = np.stack(np.broadcast_arrays(self.resolve(first), self.resolve(second)))
+        for a, b in np.unique(pairs.reshape(2, -1), axis=1).T.tolist():
+            # FIXED is the smallest and stays the root of what it is tied to.
+            low, high = sorted((self._find(a), self._find(b)))
+            if low != high:
+                self._link[high] = low
+                self._move_parent(high, low)
+
+    def fix(self, units: np.ndarray) -> None:
+        """Let units stay where they are."""
+        self.unify(units, np.array(FIXED))
+
+    def adopt(self, children: np.ndarray, parents: np.ndarray) -> None:
+        """Let children move with their parents, pair by pair; the arrays may be broadcast."""
+        pairs = np.stack(np.broadcast_arrays(self.resolve(children), self.resolve(parents)))
+        for child, parent in np.unique(pairs.reshape(2, -1), axis=1).T.tolist():
+            self._set_parent(child, parent)
+
+    def mark(self, units: np.ndarray, event: int) -> None:
+        """Leave the mark of an event, as often as a unit occurs in it."""
+        values, counts = np.unique(self.resolve(units), return_counts=True)
+        token = _token(event)
+        for unit, count in zip(values.tolist(), counts.tolist(), strict=True):
+            self._marks[unit] = (self._marks[unit] + token * count) & _MASK
+
+    def families(self) -> list[Family]:
+        """Units grouped by what may trade places, in the order in which they were made.
+
+        Parents are moved with their children: if one child is fixed or differs, so is the parent.
+        """
+        self._fix_parents_of_fixed()
+        marks = self._all_marks()
+        grouped = defaultdict(list)
+        for unit in marks:
+            grouped[marks[unit], self.parent(unit)].append(unit)
+        return [Family(tuple(units), parent) for (_, parent), units in grouped.items()]
+
+    def parent(self, unit: int) -> int:
+        """Parent of a unit, `FIXED` if it has none."""
+        parent = self._parents.get(unit, FIXED)
+        return self._find(parent)
+
+    def children(self) -> dict[int, list[int]]:
+        """Children of every parent, in the order of their marks and then of their making."""
+        marks, children = self._all_marks(), defaultdict(list)
+        for unit in sorted(marks, key=lambda unit: (marks[unit], unit)):
+            if self.parent(unit) != FIXED:
+                children[self.parent(unit)].append(unit)
+        return children
+
+    def _find(self, unit: int) -> int:
+        while self._link[unit] != unit:
+            self._link[unit] = self._link[self._link[unit]]
+            unit = self._link[unit]
+        return unit
+
+    def _set_parent(self, child: int, parent: int) -> None:
+        known = self._parents.get(child)
+        if known is None:
+            self._parents[child] = parent
+        else:
+            self.unify(np.array(known), np.array(parent))
+
+    def _move_parent(self, merged: int, root: int) -> None:
+        parent = self._parents.pop(merged, None)
+        if parent is None:
+            return
+        if root == FIXED:
+            self.fix(np.array(parent))
+        else:
+            self._set_parent(root, parent)
+
+    def _fix_parents_of_fixed(self) -> None:
+        for child, parent in list(self._parents.items()):
+            if self._find(child) == FIXED:
+                self.fix(np.array(parent))
+
+    def _all_marks(self) -> dict[int, int]:
+        """Marks of every free unit: of all that moves with it, of its children and its parent."""
+        own: dict[int, int] = defaultdict(int)
+        for unit, mark in enumerate(self._marks):
+            own[self._find(unit)] += mark
+        own.pop(FIXED, None)
+        marks = {unit: own[unit] & _MASK for unit in sorted(own)}
+        for _ in range(3):  # the depth of nesting that architectures have, and one more
+            from_children: dict[int, int] = defaultdict(int)
+            for unit, mark in marks.items():
+                from_children[self.parent(unit)] += _token(mark)
+            marks = {
+                unit: hash((mark, from_children[unit] & _MASK, marks.get(self.parent(unit), FIXED)))
+                for unit, mark in marks.items()
+            }
+        return marks
+
+
+def _token(event: int) -> int:
+    """Number that belongs to an event, as if at random: sums of them tell histories apart."""
+    return hash((event, 0x5851F42D4C957F2D)) & _MASK
