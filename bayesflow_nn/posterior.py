@@ -93,8 +93,9 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
     output_layer : {"polar", "sphere", "euclidean"}
         Last layer on the first two geometries: direction on a sphere and log norm (exact), the
         direction alone ([E25]; keeps the arg max, loses the scale of probabilities), or flat.
-    alignment : {"weight_matching"}, object or None
-        How neurons are matched ([A23]); an object with ``fit`` and ``transform`` replaces it.
+    alignment : {"weight_matching", "activation_matching"}, object or None
+        How neurons are matched ([A23]), by weights or on the inputs of the population; an object
+        with ``fit`` and ``transform``, such as a `PermutationAligner`, replaces it.
     reducer : int, float, estimator or None
         Principal components of the weights in which to run the flow, for networks too large for one
         in all weights ([DWF]): their number, the fraction of variance they explain, or an
@@ -297,10 +298,10 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         chain = torch.arange(len(rows)) if population is None else population.chain
         held_out = split_chains(chain, self.validation_fraction, generator).to(rows.device)
         condition = self._fit_condition(y, rows)
-        self._fit_chart(rows[~held_out], rows[held_out], generator)
-        self.unit_scale_ = self.chart_.manifold.unit_scale.to(self.training_points_)
         inputs = _first(None, population, "inputs")
         self.inputs_ = None if inputs is None else inputs.to(rows)
+        self._fit_chart(rows[~held_out], rows[held_out], generator)
+        self.unit_scale_ = self.chart_.manifold.unit_scale.to(self.training_points_)
         self.training_condition_ = None if condition is None else condition[~held_out]
         self._fit_flow(None if condition is None else condition[held_out], generator)
         self.flow_map_ = None
@@ -569,6 +570,7 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         return PermutationAligner(
             self.architecture_,
             self.alignment,
+            inputs=self.inputs_,
             logit_shift=self._has_logit_shift,
             random_state=draw_seed(generator) % 2**32,
         )

@@ -27,6 +27,7 @@ from bayesflow_nn.flow import (
     Refresh,
     StepNoise,
 )
+from bayesflow_nn.symmetry.alignment import METHODS
 from bayesflow_nn.symmetry.chart import GEOMETRIES, OUTPUT_LAYERS
 from bayesflow_nn.symmetry.weight_input import check_architecture
 from bayesflow_nn.weights import Architecture, WeightPopulation
@@ -294,12 +295,12 @@ def split_chains(chain: Tensor, fraction: float, generator: torch.Generator) -> 
 
 
 def _check_alignment(alignment: Any) -> None:
-    if alignment is None or alignment == "weight_matching":
+    if alignment is None or alignment in METHODS:
         return
     if not (hasattr(alignment, "fit") and hasattr(alignment, "transform")):
         raise ValueError(
-            f"alignment must be 'weight_matching', None, or an object with fit and transform, got "
-            f"{alignment!r}."
+            f"alignment must be one of {list(METHODS)}, None, or an object with fit and transform, "
+            f"got {alignment!r}."
         )
 
 

@@ -1,6 +1,7 @@
 """Symmetries of weight space, removed without changing the function; charts of what is left."""
 
 from bayesflow_nn.symmetry.alignment import PermutationAligner
+from bayesflow_nn.symmetry.barrier import interpolation_losses, loss_barrier
 from bayesflow_nn.symmetry.chart import WeightChart
 from bayesflow_nn.symmetry.discovery import discover, verify_groups
 from bayesflow_nn.symmetry.groups import PermutationGroup, Slot
@@ -14,6 +15,8 @@ __all__ = [
     "Slot",
     "WeightChart",
     "discover",
+    "interpolation_losses",
     "log_prior",
+    "loss_barrier",
     "verify_groups",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -9,33 +11,49 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from bayesflow_nn.symmetry.barycentre import Barycentre, find_barycentre
-from bayesflow_nn.symmetry.dense_layers import DenseWeights, check_mlp, join_layers, split_layers
+from bayesflow_nn.symmetry.barycentre import find_barycentre
+from bayesflow_nn.symmetry.groups import PermutationGroup, permute_all
 from bayesflow_nn.symmetry.logit_shift import resolve_logit_shift
+from bayesflow_nn.symmetry.representation import (
+    ActivationRepresentation,
+    Representation,
+    WeightRepresentation,
+    find_groups,
+)
 from bayesflow_nn.symmetry.weight_input import NetworkInput, read_networks
-from bayesflow_nn.symmetry.weight_matching import match_weights, matching_layers, permute_neurons
+from bayesflow_nn.symmetry.weight_matching import match_weights
 from bayesflow_nn.weights import Architecture, WeightPopulation
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import check_integer, check_option, check_real
 
+METHODS = ("weight_matching", "activation_matching")
+
 
 class PermutationAligner(TransformerMixin, BaseEstimator):
-    """Reorder the hidden neurons of every network towards a common reference.
+    """Reorder the neurons, channels and heads of every network towards a common reference.
 
     Reordering hidden neurons leaves the function as it is, so that every network stands for
     n! others. Weight matching [A23] picks the order in which its weights have the largest inner
-    product with the reference, on canonical scale (see `ScaleCanonicalizer`); the permutations
-    are applied to the weights as given. The reference is the barycentre of the aligned networks:
-    align to one network, take the mean, align to the mean, until the distances to it settle.
+    product with the reference, those of perceptrons on canonical scale (see `ScaleCanonicalizer`);
+    the permutations are applied to the weights as given. The reference is the barycentre of the
+    aligned networks: align to one network, take the mean, align to the mean, until the distances to
+    it settle. The permutations of a module are found by `discover`.
 
     Parameters
     ----------
     architecture : Architecture, optional
-        A multilayer perceptron. A `WeightPopulation` brings its own.
-    method : {"weight_matching"}
-        How neurons are matched.
-    reference : "barycentre" or array of shape (n_weights,)
-        What to align to; an array is a network.
+        A `WeightPopulation` brings its own.
+    method : {"weight_matching", "activation_matching"}
+        What is compared: weights, or the activations on `inputs`, by their correlations.
+    reference : {"barycentre", "medoid"} or array of shape (n_weights,)
+        What to align to; an array is a network, the medoid the one nearest to the barycentre.
+    groups : sequence of PermutationGroup, optional
+        What may be permuted, instead of what `discover` finds.
+    inputs : array or Tensor of shape (n_inputs, ...), optional
+        Inputs of the networks: activation matching compares on all, discovery runs the module on
+        two. By default those of the population or the architecture.
+    n_restarts : int
+        Further descents of weight matching from random orders, of which the best is kept.
     logit_shift : {"auto", True, False}
         Whether the mean over classes of the output layer is left out of the comparison. "auto":
         for populations with ``task="classification"``.
@@ -51,8 +69,9 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
 
     Attributes
     ----------
-    reference_ : Tensor of shape (n_weights,)
-        Reference on the scale on which networks are compared.
+    groups_ : tuple of PermutationGroup
+    reference_ : dict of str to Tensor
+        What networks are compared with: named weights on the scale of comparison, or activations.
     architecture_ : Architecture
     logit_shift_ : bool
     n_iter_ : int
@@ -84,6 +103,9 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         method: str = "weight_matching",
         *,
         reference: str | ArrayLike | Tensor = "barycentre",
+        groups: Sequence[PermutationGroup] | None = None,
+        inputs: ArrayLike | Tensor | None = None,
+        n_restarts: int = 0,
         logit_shift: str | bool = "auto",
         max_iter: int = 30,
         tol: float = 1e-4,
@@ -93,6 +115,9 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         self.architecture = architecture
         self.method = method
         self.reference = reference
+        self.groups = groups
+        self.inputs = inputs
+        self.n_restarts = n_restarts
         self.logit_shift = logit_shift
         self.max_iter = max_iter
         self.tol = tol
@@ -128,18 +153,18 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         self.architecture_ = given.architecture
         self.n_features_in_ = given.architecture.n_weights
         self.logit_shift_ = resolve_logit_shift(self.logit_shift, given)
-        if isinstance(self.reference, str):
-            reference, self.distances_ = self._fit_barycentre(given.tensor)
-        else:
-            reference, self.distances_ = self._comparable(self._given_reference()), []
-        self.reference_ = join_layers(reference).flatten()
+        inputs = self._find_inputs(given)
+        groups = self.groups
+        self.groups_ = find_groups(given.architecture, inputs) if groups is None else tuple(groups)
+        self._representation = self._make_representation(inputs)
+        self.reference_, self.distances_ = self._find_reference(given.tensor.detach())
         self.n_iter_ = len(self.distances_)
         return self
 
     def transform(
         self, weights: ArrayLike | Tensor | WeightPopulation
     ) -> np.ndarray | Tensor | WeightPopulation:
-        """Networks with their hidden neurons in the order of the reference.
+        """Networks with their neurons in the order of the reference.
 
         Parameters
         ----------
@@ -148,7 +173,8 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         Returns
         -------
         array, Tensor or WeightPopulation of shape (n_networks, n_weights)
-            Same type as `weights`.
+            Same type as `weights`. The buffers of a population move with their channels; an array
+            has none, and batch norm then needs new statistics.
 
         Raises
         ------
@@ -156,11 +182,17 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
             If weights have a wrong shape or architecture, or are not finite.
         """
         given = self._read(weights)
-        layers = split_layers(given.architecture, given.tensor)
-        return given.like_source(join_layers(permute_neurons(layers, self._match(given.tensor))))
+        networks = given.architecture.unflatten(given.tensor)
+        source = given.source
+        buffers = self._buffers(source) if isinstance(source, WeightPopulation) else {}
+        moved = permute_all(self.groups_, networks | buffers, self._match(given.tensor))
+        aligned = given.architecture.flatten({name: moved[name] for name in networks})
+        if buffers:
+            return source.replace(aligned, buffers={name: moved[name] for name in buffers})
+        return given.like_source(aligned)
 
     def permutations(self, weights: ArrayLike | Tensor | WeightPopulation) -> list[Tensor]:
-        """Orders of the hidden neurons that `transform` applies.
+        """Orders of the neurons that `transform` applies.
 
         Parameters
         ----------
@@ -168,9 +200,9 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        list of Tensor of shape (n_networks, n_hidden)
-            One per hidden layer; neuron ``i`` of the result is neuron ``permutation[:, i]`` of the
-            given network.
+        list of Tensor of shape (n_networks, size)
+            One per group of `groups_`; element ``i`` of the result is element
+            ``permutation[:, i]`` of the given network.
         """
         return self._match(self._read(weights).tensor)
 
@@ -179,13 +211,39 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         return read_networks(weights, self.architecture_)
 
     def _check_parameters(self, given: NetworkInput) -> None:
-        check_option("method", self.method, ("weight_matching",))
-        check_mlp(given.architecture, "weight matching")
+        check_option("method", self.method, METHODS)
         check_integer("max_iter", self.max_iter)
         check_integer("max_reference_networks", self.max_reference_networks)
+        check_integer("n_restarts", self.n_restarts, low=0)
         check_real("tol", self.tol, 0)
         if isinstance(self.reference, str):
-            check_option("reference", self.reference, ("barycentre",))
+            check_option("reference", self.reference, ("barycentre", "medoid"))
+
+    def _find_inputs(self, given: NetworkInput) -> Tensor | None:
+        if self.inputs is not None:
+            return torch.as_tensor(self.inputs, device=given.tensor.device)
+        source = given.source
+        own = source.inputs if isinstance(source, WeightPopulation) else None
+        return given.architecture.example_input if own is None else own
+
+    def _make_representation(self, inputs: Tensor | None) -> Representation:
+        if self.method == "weight_matching":
+            return WeightRepresentation(self.architecture_, self.groups_, self.logit_shift_)
+        if inputs is None:
+            raise ValueError(
+                "inputs must be given for method='activation_matching', got None, and neither the "
+                "population nor the architecture has any; pass inputs=X."
+            )
+        return ActivationRepresentation(self.architecture_, self.groups_, inputs)
+
+    def _buffers(self, population: WeightPopulation) -> dict[str, Tensor]:
+        """Buffers on which groups act: those of the population, or copies of the module's own."""
+        own = dict(self.architecture_.module.named_buffers())
+        known = population.buffers or {}
+        names = {s.parameter for group in self.groups_ for s in group.slots} & own.keys()
+        n = population.n_networks
+        missing = {name: own[name].expand(n, *own[name].shape) for name in names - known.keys()}
+        return known | missing if names else {}
 
     def _given_reference(self) -> Tensor:
         reference = torch.as_tensor(self.reference)
@@ -196,15 +254,27 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
             )
         return read_networks(reference[None], self.architecture_).tensor
 
-    def _fit_barycentre(self, weights: Tensor) -> Barycentre:
+    def _find_reference(self, weights: Tensor) -> tuple[dict[str, Tensor], list[float]]:
+        """Reference, and distances to the barycentre if it is one."""
+        if not isinstance(self.reference, str):
+            given = self._representation.of(self._given_reference())
+            return {name: tensor[0] for name, tensor in given.items()}, []
         generator = np.random.default_rng(draw_seed(self.random_state))
         rows = generator.permutation(len(weights))[: self.max_reference_networks]
-        networks = self._comparable(weights[torch.from_numpy(rows).to(weights.device)])
-        return find_barycentre(networks, max_iter=self.max_iter, tol=self.tol)
-
-    def _comparable(self, weights: Tensor) -> list[DenseWeights]:
-        return matching_layers(self.architecture_, weights.detach(), logit_shift=self.logit_shift_)
+        networks = self._representation.of(weights[torch.from_numpy(rows).to(weights.device)])
+        groups = self._representation.groups
+        barycentre = find_barycentre(groups, networks, max_iter=self.max_iter, tol=self.tol)
+        if self.reference == "medoid":
+            nearest = {name: tensor[barycentre.nearest] for name, tensor in networks.items()}
+            return nearest, barycentre.distances
+        return barycentre.network, barycentre.distances
 
     def _match(self, weights: Tensor) -> list[Tensor]:
-        reference = split_layers(self.architecture_, self.reference_.to(weights))
-        return match_weights(self._comparable(weights), reference)
+        networks = self._representation.of(weights.detach())
+        return match_weights(
+            self._representation.groups,
+            networks,
+            {name: tensor.to(weights) for name, tensor in self.reference_.items()},
+            n_restarts=self.n_restarts,
+            generator=torch.Generator(weights.device).manual_seed(0),
+        )

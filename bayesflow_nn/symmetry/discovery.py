@@ -74,6 +74,8 @@ def discover(
     ('4.weight', 1, (8, 36))
     """
     judged = copy.deepcopy(module).eval()
+    dtype = next((p.dtype for p in judged.parameters()), torch.float32)
+    example = tuple(x.to(dtype) if x.is_floating_point() else x for x in example)
     propagation = Propagation(_trace(judged), judged)
     propagation.propagate(*example)
     groups = _Assembly(propagation).groups()

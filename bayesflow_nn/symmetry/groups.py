@@ -53,7 +53,8 @@ class PermutationGroup:
         Parameters
         ----------
         state : mapping of str to Tensor
-            Parameters and buffers of one module, or of many along a leading axis.
+            Parameters and buffers of one module, or of many along a leading axis. Those that are
+            missing are left out.
         permutation : Tensor of shape (size,) or (n_networks, size)
             Element i of the result is element ``permutation[..., i]`` of what was given.
 
@@ -64,6 +65,8 @@ class PermutationGroup:
         """
         changed: dict[str, Tensor] = {}
         for slot in self.slots:
+            if slot.parameter not in state:
+                continue
             tensor = changed.get(slot.parameter, state[slot.parameter])
             changed[slot.parameter] = permute_slot(tensor, slot, permutation)
         return changed

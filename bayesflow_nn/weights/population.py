@@ -300,15 +300,23 @@ architecture=Architecture.mlp([2, 1], activation='identity'))
         in_test = torch.isin(self.chain, self.chain.new_tensor(shuffled[:n_test]))
         return PopulationSplit(self[~in_test], self[in_test])
 
-    def replace(self, weights: Tensor) -> WeightPopulation:
+    def replace(
+        self, weights: Tensor, *, buffers: dict[str, Tensor] | None = None
+    ) -> WeightPopulation:
         """Return the same networks with new weights, for example after alignment.
 
         Parameters
         ----------
         weights : Tensor of shape (n_networks, n_weights)
+        buffers : dict from name to Tensor of shape (n_networks, *shape), optional
+            New buffers; by default they stay.
         """
-        nonfinite = bool(self.diverged.any())
-        return dataclasses.replace(self, weights=weights, allow_nonfinite=nonfinite)
+        return dataclasses.replace(
+            self,
+            weights=weights,
+            buffers=self.buffers if buffers is None else buffers,
+            allow_nonfinite=bool(self.diverged.any()),
+        )
 
     def apply(self, X: Tensor, *, chunk_size: int | None = None) -> Tensor:
         """Run all networks on all inputs; see `Architecture.apply`.

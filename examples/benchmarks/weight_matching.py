@@ -17,8 +17,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from bayesflow_nn.symmetry import PermutationAligner
-from bayesflow_nn.symmetry.dense_layers import split_layers
-from bayesflow_nn.symmetry.weight_matching import matching_layers
+from bayesflow_nn.symmetry.dense_layers import DenseWeights, split_layers
+from bayesflow_nn.symmetry.matching_scale import matching_layers
 from bayesflow_nn.weights import Architecture
 
 
@@ -76,7 +76,11 @@ def plain_weight_matching(matrices, biases, reference_matrices, reference_biases
 def plain_permutations(aligner, weights):
     """Permutations of every network by the plain loop, ``(n_networks, n_hidden)`` per layer."""
     architecture, shift = aligner.architecture_, aligner.logit_shift_
-    reference = split_layers(architecture, aligner.reference_.to(weights))
+    reference = {name: tensor[None].to(weights) for name, tensor in aligner.reference_.items()}
+    reference = [
+        DenseWeights(layer.matrix[0], layer.bias[0])
+        for layer in split_layers(architecture, architecture.flatten(reference))
+    ]
     layers = matching_layers(architecture, weights, logit_shift=shift)
     results = [
         plain_weight_matching(

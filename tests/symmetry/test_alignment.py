@@ -11,8 +11,8 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from bayesflow_nn.symmetry import PermutationAligner, ScaleCanonicalizer
-from bayesflow_nn.symmetry.dense_layers import join_layers, split_layers
-from bayesflow_nn.symmetry.weight_matching import permute_neurons
+from bayesflow_nn.symmetry.groups import permute_all
+from bayesflow_nn.symmetry.representation import find_groups
 from bayesflow_nn.weights import Architecture, WeightPopulation
 
 DEPTHS = [[5, 3], [5, 7, 3], [5, 7, 6, 3], [5, 7, 6, 4, 3], [5, 7, 6, 4, 8, 3]]
@@ -30,7 +30,7 @@ def shuffle_neurons(mlp, weights, seed=1):
         torch.rand(len(weights), layer.n_out, generator=generator).argsort(1)
         for layer in mlp.layers[:-1]
     ]
-    return join_layers(permute_neurons(split_layers(mlp, weights), orders))
+    return mlp.flatten(permute_all(find_groups(mlp), mlp.unflatten(weights), orders))
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh", "gelu"])
@@ -131,7 +131,9 @@ def test_the_barycentre_is_the_mean_of_the_aligned_networks():
     mlp = Architecture.mlp([5, 7, 3], activation="tanh")  # compared as they are
     weights = random_weights(mlp)
     aligner = PermutationAligner(mlp, tol=0, random_state=0).fit(weights)
-    torch.testing.assert_close(aligner.transform(weights).mean(0), aligner.reference_)
+    mean = mlp.unflatten(aligner.transform(weights).mean(0, keepdim=True))
+    for name, tensor in aligner.reference_.items():
+        torch.testing.assert_close(mean[name][0], tensor)
 
 
 def test_a_seed_makes_it_reproducible_and_few_networks_may_define_the_reference():
@@ -141,7 +143,7 @@ def test_a_seed_makes_it_reproducible_and_few_networks_may_define_the_reference(
         PermutationAligner(mlp, max_reference_networks=10, random_state=seed).fit(weights)
         for seed in (0, 0, 1)
     ]
-    first, second, other = (aligner.reference_ for aligner in aligners)
+    first, second, other = (aligner.reference_[mlp.names[0]] for aligner in aligners)
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert aligners[0].transform(weights).shape == weights.shape
@@ -152,7 +154,7 @@ def test_the_logit_shift_of_classifiers_is_left_out_of_the_comparison():
     population = WeightPopulation(random_weights(mlp), architecture=mlp, task="classification")
     aligner = PermutationAligner(random_state=0).fit(population)
     assert aligner.logit_shift_
-    output = aligner.reference_[mlp.layers[-1].weight].reshape(3, 7)
+    output = aligner.reference_[mlp.names[-2]]
     torch.testing.assert_close(output.mean(0), torch.zeros(7).double(), atol=1e-14, rtol=0)
     assert not PermutationAligner(mlp).fit(population.weights).logit_shift_
 
@@ -201,9 +203,9 @@ def test_it_must_be_fitted_first():
     [
         (
             {"method": "activation"},
-            r"method must be one of \['weight_matching'\], got 'activation'",
+            r"method must be one of \['weight_matching', 'activation_matching'\], got 'activation'",
         ),
-        ({"reference": "medoid"}, r"reference must be one of \['barycentre'\], got 'medoid'"),
+        ({"reference": "mean"}, r"reference must be one of \['barycentre', 'medoid'\], got 'mean'"),
         ({"reference": torch.zeros(4)}, r"reference must have shape \(66,\), got \(4,\)"),
         ({"max_iter": 0}, "max_iter must be an integer of at least 1, got 0"),
         ({"max_reference_networks": 2.5}, "max_reference_networks must be an integer"),
@@ -220,7 +222,7 @@ def test_bad_parameters_are_refused(parameters, message):
 
 def test_other_architectures_are_refused():
     convolution = Architecture(nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten()))
-    with pytest.raises(ValueError, match="must be a multilayer perceptron .* weight matching"):
+    with pytest.raises(ValueError, match=r"found by running it; pass inputs=X\[:2\]"):
         PermutationAligner(convolution).fit(torch.zeros(2, convolution.n_weights))
     fitted = PermutationAligner(Architecture.mlp([5, 3]), random_state=0).fit(torch.zeros(2, 18))
     other = WeightPopulation(torch.zeros(2, 26), architecture=Architecture.mlp([3, 4, 2]))

@@ -10,23 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayesflow_nn.symmetry import PermutationAligner
-from bayesflow_nn.symmetry.dense_layers import DenseWeights, join_layers, split_layers
-from bayesflow_nn.symmetry.weight_matching import match_weights, matching_layers, permute_neurons
+from bayesflow_nn.symmetry.dense_layers import join_layers
+from bayesflow_nn.symmetry.groups import permute_all
+from bayesflow_nn.symmetry.matching_scale import matching_layers
+from bayesflow_nn.symmetry.representation import find_groups
+from bayesflow_nn.symmetry.weight_matching import match_weights
 from bayesflow_nn.weights import Architecture
 
 BENCHMARK = Path(__file__).parents[2] / "examples" / "benchmarks" / "weight_matching.py"
 
 
-def random_layers(sizes, n, seed=0, bias=True):
+def random_networks(sizes, n, seed=0, bias=True):
+    """Groups, networks and a reference."""
     mlp = Architecture.mlp(sizes, bias=bias)
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(n + 1, mlp.n_weights, generator=generator, dtype=torch.float64)
-    return split_layers(mlp, weights[:-1]), split_layers(mlp, weights[-1])
+    networks = mlp.unflatten(weights)
+    reference = {name: tensor[-1] for name, tensor in networks.items()}
+    return find_groups(mlp), {name: tensor[:-1] for name, tensor in networks.items()}, reference
 
 
-def inner_products(layers, reference):
+def inner_products(networks, reference):
     """Objective of the matching, (n_networks,)."""
-    return join_layers(layers) @ join_layers(reference)
+    return sum((networks[name] * reference[name]).flatten(1).sum(1) for name in reference)
 
 
 def all_permutations(n):
@@ -40,11 +46,11 @@ def all_permutations(n):
     seed=st.integers(0, 1000),
 )
 def test_one_hidden_layer_is_matched_optimally(sizes, bias, seed):
-    layers, reference = random_layers(sizes, 3, seed, bias)
-    matched = permute_neurons(layers, match_weights(layers, reference))
+    groups, networks, reference = random_networks(sizes, 3, seed, bias)
+    matched = permute_all(groups, networks, match_weights(groups, networks, reference))
     best = torch.stack(
         [
-            inner_products(permute_neurons(layers, [order.expand(3, -1)]), reference)
+            inner_products(permute_all(groups, networks, [order.expand(3, -1)]), reference)
             for order in all_permutations(sizes[1])
         ]
     ).amax(0)
@@ -54,13 +60,13 @@ def test_one_hidden_layer_is_matched_optimally(sizes, bias, seed):
 @pytest.mark.parametrize("sizes", [[3, 4, 4, 2], [2, 4, 3, 4, 2]])
 def test_no_single_layer_can_be_permuted_with_gain(sizes):
     """What coordinate descent promises with several hidden layers, by exhaustive search."""
-    layers, reference = random_layers(sizes, 10)
-    matched = permute_neurons(layers, match_weights(layers, reference))
+    groups, networks, reference = random_networks(sizes, 10)
+    matched = permute_all(groups, networks, match_weights(groups, networks, reference))
     identity = [torch.arange(n).expand(10, -1) for n in sizes[1:-1]]
     for index, n in enumerate(sizes[1:-1]):
         for order in all_permutations(n):
             orders = [*identity[:index], order.expand(10, -1), *identity[index + 1 :]]
-            moved = inner_products(permute_neurons(matched, orders), reference)
+            moved = inner_products(permute_all(groups, matched, orders), reference)
             assert (moved <= inner_products(matched, reference) + 1e-12).all()
 
 
@@ -77,23 +83,23 @@ def test_it_agrees_with_a_plain_loop_over_networks(sizes):
 
 
 def test_chunks_do_not_change_the_result(monkeypatch):
-    layers, reference = random_layers([4, 6, 5, 2], 23)
-    together = match_weights(layers, reference)
+    given = random_networks([4, 6, 5, 2], 23)
+    together = match_weights(*given)
     monkeypatch.setattr("bayesflow_nn.symmetry.weight_matching._CHUNK_BYTES", 5 * 8 * 150)
-    for whole, parts in zip(together, match_weights(layers, reference), strict=True):
+    for whole, parts in zip(together, match_weights(*given), strict=True):
         assert torch.equal(whole, parts)
 
 
 def test_the_number_of_threads_is_left_as_it_was():
     before = torch.get_num_threads()
-    match_weights(*random_layers([4, 6, 2], 2))
+    match_weights(*random_networks([4, 6, 2], 2))
     assert torch.get_num_threads() == before
 
 
 def test_a_network_of_equal_neurons_ends_in_spite_of_its_ties():
-    layers, reference = random_layers([4, 6, 5, 2], 3)
-    layers = [DenseWeights(torch.ones_like(m), torch.ones_like(b)) for m, b in layers]
-    for permutation in match_weights(layers, reference):
+    groups, networks, reference = random_networks([4, 6, 5, 2], 3)
+    networks = {name: torch.ones_like(tensor) for name, tensor in networks.items()}
+    for permutation in match_weights(groups, networks, reference):
         assert torch.equal(
             permutation.sort(1).values, torch.arange(permutation.shape[1]).expand(3, -1)
         )
