@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesflow_nn.symmetry.groups import PermutationGroup, Slot, permute_all
-from bayesflow_nn.symmetry.propagation import Propagation, UnsupportedOperationError
+from bayesflow_nn.symmetry.labelled import UnsupportedOperationError
+from bayesflow_nn.symmetry.propagation import Propagation
 from bayesflow_nn.symmetry.units import FIXED, Family
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bayesflow_nn.symmetry import PermutationGroup, Slot, discover, verify_groups
 from bayesflow_nn.symmetry.groups import permute_all
-from bayesflow_nn.symmetry.propagation import UnsupportedOperationError
+from bayesflow_nn.symmetry.labelled import UnsupportedOperationError
 
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
