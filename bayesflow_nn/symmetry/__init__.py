@@ -5,12 +5,17 @@ from bayesflow_nn.symmetry.barrier import interpolation_losses, loss_barrier
 from bayesflow_nn.symmetry.chart import WeightChart
 from bayesflow_nn.symmetry.discovery import discover, verify_groups
 from bayesflow_nn.symmetry.groups import PermutationGroup, Slot
+from bayesflow_nn.symmetry.objectives import L2Objective, MidpointObjective, RandomPointObjective
 from bayesflow_nn.symmetry.prior import log_prior
 from bayesflow_nn.symmetry.scaling import ScaleCanonicalizer
+from bayesflow_nn.symmetry.sinkhorn import match_sinkhorn
 
 __all__ = [
+    "L2Objective",
+    "MidpointObjective",
     "PermutationAligner",
     "PermutationGroup",
+    "RandomPointObjective",
     "ScaleCanonicalizer",
     "Slot",
     "WeightChart",
@@ -18,5 +23,6 @@ __all__ = [
     "interpolation_losses",
     "log_prior",
     "loss_barrier",
+    "match_sinkhorn",
     "verify_groups",
 ]

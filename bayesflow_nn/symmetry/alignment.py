@@ -20,13 +20,14 @@ from bayesflow_nn.symmetry.representation import (
     WeightRepresentation,
     find_groups,
 )
+from bayesflow_nn.symmetry.sinkhorn import match_sinkhorn
 from bayesflow_nn.symmetry.weight_input import NetworkInput, read_networks
 from bayesflow_nn.symmetry.weight_matching import match_weights
 from bayesflow_nn.weights import Architecture, WeightPopulation
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import check_integer, check_option, check_real
 
-METHODS = ("weight_matching", "activation_matching")
+METHODS = ("weight_matching", "activation_matching", "sinkhorn")
 
 
 class PermutationAligner(TransformerMixin, BaseEstimator):
@@ -43,8 +44,10 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
     ----------
     architecture : Architecture, optional
         A `WeightPopulation` brings its own.
-    method : {"weight_matching", "activation_matching"}
-        What is compared: weights, or the activations on `inputs`, by their correlations.
+    method : {"weight_matching", "activation_matching", "sinkhorn"}
+        What is compared: weights, or the activations on `inputs`, by their correlations. "sinkhorn"
+        goes on from weight matching by gradient descent on relaxed permutations of all groups
+        together ([P23]); for losses instead of distances see `match_sinkhorn`.
     reference : {"barycentre", "medoid"} or array of shape (n_weights,)
         What to align to; an array is a network, the medoid the one nearest to the barycentre.
     groups : sequence of PermutationGroup, optional
@@ -227,7 +230,7 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         return given.architecture.example_input if own is None else own
 
     def _make_representation(self, inputs: Tensor | None) -> Representation:
-        if self.method == "weight_matching":
+        if self.method != "activation_matching":
             return WeightRepresentation(self.architecture_, self.groups_, self.logit_shift_)
         if inputs is None:
             raise ValueError(
@@ -270,11 +273,12 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         return barycentre.network, barycentre.distances
 
     def _match(self, weights: Tensor) -> list[Tensor]:
-        networks = self._representation.of(weights.detach())
-        return match_weights(
-            self._representation.groups,
-            networks,
-            {name: tensor.to(weights) for name, tensor in self.reference_.items()},
-            n_restarts=self.n_restarts,
-            generator=torch.Generator(weights.device).manual_seed(0),
+        networks, groups = self._representation.of(weights.detach()), self._representation.groups
+        reference = {name: tensor.to(weights) for name, tensor in self.reference_.items()}
+        generator = torch.Generator(weights.device).manual_seed(0)
+        matched = match_weights(
+            groups, networks, reference, n_restarts=self.n_restarts, generator=generator
         )
+        if self.method != "sinkhorn":
+            return matched
+        return match_sinkhorn(groups, networks, reference, start=matched)

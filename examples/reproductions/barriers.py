@@ -21,11 +21,19 @@ from functools import partial
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from bayesflow_nn import WeightPopulation
 from bayesflow_nn.__main__ import PROBLEMS, load_data, train_networks
 from bayesflow_nn.comparison import Data
-from bayesflow_nn.symmetry import PermutationAligner, interpolation_losses
+from bayesflow_nn.symmetry import (
+    MidpointObjective,
+    PermutationAligner,
+    discover,
+    interpolation_losses,
+    match_sinkhorn,
+)
+from bayesflow_nn.symmetry.groups import permute_all
 
 DATASET = "breast_cancer"
 N_POINTS = 25
@@ -46,10 +54,39 @@ def align_pairwise(population: WeightPopulation) -> WeightPopulation:
     return population.replace(weights)
 
 
+def align_by_midpoint_loss(population: WeightPopulation, data: Data) -> WeightPopulation:
+    """Networks 1, 3, ... so that the training loss halfway to networks 0, 2, ... is low.
+
+    By gradient descent on relaxed permutations, of all pairs at once, from weight matching.
+    """
+    architecture = population.architecture
+    X, y = torch.as_tensor(data.X_train), torch.as_tensor(data.y_train)
+
+    def loss(networks: dict[str, Tensor]) -> Tensor:
+        logits = architecture.apply(architecture.flatten(networks), X)
+        return cross_entropy(
+            logits.movedim(-1, 1), y.expand(len(logits), -1), reduction="none"
+        ).mean(1)
+
+    matched = align_pairwise(population)
+    first, second = (architecture.unflatten(matched.weights[k::2]) for k in (0, 1))
+    groups = discover(architecture.module, X[:2])
+    start = [torch.arange(group.size).repeat(len(matched) // 2, 1) for group in groups]
+    some = {name: tensor[0] for name, tensor in first.items()}
+    objective = MidpointObjective(loss, first)
+    orders = match_sinkhorn(
+        groups, second, some, objective, start=start, n_steps=100, learning_rate=0.05
+    )
+    weights = matched.weights.clone()
+    weights[1::2] = architecture.flatten(permute_all(groups, second, orders))
+    return matched.replace(weights)
+
+
 METHODS: dict[str, Method] = {
     "none": lambda population: population,
     "weight matching": partial(align, method="weight_matching"),
     "activation matching": partial(align, method="activation_matching"),
+    "Sinkhorn": partial(align, method="sinkhorn"),
     "pairwise weight matching": align_pairwise,
 }
 """Ways to align a population whose pairs are networks (0, 1), (2, 3), ...."""
@@ -107,7 +144,8 @@ def main() -> None:
     sizes = "-".join(map(str, population.architecture.sizes))
     print(f"\n{len(population) // 2} pairs of networks {sizes}; midpoint barrier in nats\n")
     print(f"{'alignment':26s}{'training':>20s}{'test':>20s}{'distance':>11s}{'time':>11s}")
-    curves = {name: measure(name, method, population, data) for name, method in METHODS.items()}
+    methods = METHODS | {"pairwise Sinkhorn, loss": partial(align_by_midpoint_loss, data=data)}
+    curves = {name: measure(name, method, population, data) for name, method in methods.items()}
     if options.plot:
         draw_figure(curves, options.plot)
         print(f"\nfigure: {options.plot}")

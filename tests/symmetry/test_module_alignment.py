@@ -167,6 +167,18 @@ def test_no_single_head_can_be_moved_with_gain():
         assert (value <= best + 1e-9).all()
 
 
+def test_sinkhorn_never_ends_farther_from_the_reference_than_weight_matching():
+    architecture = Architecture.mlp([5, 12, 12, 3], activation="tanh")  # compared as they are
+    weights = torch.randn(30, architecture.n_weights, generator=torch.Generator().manual_seed(0))
+    matched, refined = (
+        PermutationAligner(architecture, method, reference=weights[0]).fit_transform(weights)
+        for method in ("weight_matching", "sinkhorn")
+    )
+    before, after = ((aligned - weights[0]).square().sum(1) for aligned in (matched, refined))
+    assert (after <= before + 1e-4).all()
+    assert (after < before - 0.1).any()
+
+
 def test_activation_matching_says_what_it_needs():
     architecture = Architecture.mlp([5, 7, 3])
     with pytest.raises(ValueError, match="inputs must be given for method='activation_matching'"):
