@@ -27,7 +27,7 @@ from bayesflow_nn.weights import Architecture, WeightPopulation
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import check_integer, check_option, check_real
 
-METHODS = ("weight_matching", "activation_matching", "sinkhorn")
+METHODS = ("weight_matching", "transfusion", "activation_matching", "sinkhorn")
 
 
 class PermutationAligner(TransformerMixin, BaseEstimator):
@@ -44,10 +44,12 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
     ----------
     architecture : Architecture, optional
         A `WeightPopulation` brings its own.
-    method : {"weight_matching", "activation_matching", "sinkhorn"}
-        What is compared: weights, or the activations on `inputs`, by their correlations. "sinkhorn"
-        goes on from weight matching by gradient descent on relaxed permutations of all groups
-        together ([P23]); for losses instead of distances see `match_sinkhorn`.
+    method : {"weight_matching", "transfusion", "activation_matching", "sinkhorn"}
+        What is compared: weights, or the activations on `inputs`, by their correlations.
+        "transfusion" matches heads once by singular values, all else as weight matching, which has
+        heads and their features matched together. "sinkhorn" goes on from weight matching by
+        gradient descent on relaxed permutations of all groups together ([P23]); for losses instead
+        of distances see `match_sinkhorn`.
     reference : {"barycentre", "medoid"} or array of shape (n_weights,)
         What to align to; an array is a network, the medoid the one nearest to the barycentre.
     groups : sequence of PermutationGroup, optional
@@ -159,6 +161,11 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         inputs = self._find_inputs(given)
         groups = self.groups
         self.groups_ = find_groups(given.architecture, inputs) if groups is None else tuple(groups)
+        if self.method == "transfusion" and all(group.parent is None for group in self.groups_):
+            raise ValueError(
+                f"method='transfusion' needs an architecture with heads, got "
+                f"{given.architecture!r}; use method='weight_matching'."
+            )
         self._representation = self._make_representation(inputs)
         self.reference_, self.distances_ = self._find_reference(given.tensor.detach())
         self.n_iter_ = len(self.distances_)
@@ -266,18 +273,29 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         rows = generator.permutation(len(weights))[: self.max_reference_networks]
         networks = self._representation.of(weights[torch.from_numpy(rows).to(weights.device)])
         groups = self._representation.groups
-        barycentre = find_barycentre(groups, networks, max_iter=self.max_iter, tol=self.tol)
+        barycentre = find_barycentre(
+            groups, networks, max_iter=self.max_iter, tol=self.tol, heads=self._heads
+        )
         if self.reference == "medoid":
             nearest = {name: tensor[barycentre.nearest] for name, tensor in networks.items()}
             return nearest, barycentre.distances
         return barycentre.network, barycentre.distances
+
+    @property
+    def _heads(self) -> str:
+        return "spectra" if self.method == "transfusion" else "assignment"
 
     def _match(self, weights: Tensor) -> list[Tensor]:
         networks, groups = self._representation.of(weights.detach()), self._representation.groups
         reference = {name: tensor.to(weights) for name, tensor in self.reference_.items()}
         generator = torch.Generator(weights.device).manual_seed(0)
         matched = match_weights(
-            groups, networks, reference, n_restarts=self.n_restarts, generator=generator
+            groups,
+            networks,
+            reference,
+            heads=self._heads,
+            n_restarts=self.n_restarts,
+            generator=generator,
         )
         if self.method != "sinkhorn":
             return matched

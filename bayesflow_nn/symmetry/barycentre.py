@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bayesflow_nn.symmetry.block_matching import Networks
 from bayesflow_nn.symmetry.groups import PermutationGroup, permute_all
-from bayesflow_nn.symmetry.weight_matching import Networks, match_weights
+from bayesflow_nn.symmetry.weight_matching import match_weights
 
 
 class Barycentre(NamedTuple):
@@ -32,7 +33,12 @@ class Barycentre(NamedTuple):
 
 
 def find_barycentre(
-    groups: Sequence[PermutationGroup], networks: Networks, *, max_iter: int, tol: float
+    groups: Sequence[PermutationGroup],
+    networks: Networks,
+    *,
+    max_iter: int,
+    tol: float,
+    heads: str = "assignment",
 ) -> Barycentre:
     """Barycentre of networks whose elements may be reordered.
 
@@ -49,6 +55,8 @@ def find_barycentre(
         Bound on the number of iterations.
     tol : float
         Ends when the mean squared distance falls by less than this fraction.
+    heads : {"assignment", "spectra"}
+        See `match_weights`.
 
     Returns
     -------
@@ -57,7 +65,9 @@ def find_barycentre(
     reference = {name: tensor[0] for name, tensor in networks.items()}
     distances: list[float] = []
     for _ in range(max_iter):
-        aligned = permute_all(groups, networks, match_weights(groups, networks, reference))
+        aligned = permute_all(
+            groups, networks, match_weights(groups, networks, reference, heads=heads)
+        )
         reference = {name: tensor.mean(0) for name, tensor in aligned.items()}
         squares = sum(
             (tensor - reference[name]).square().flatten(1).sum(1)

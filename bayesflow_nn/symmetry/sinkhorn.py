@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
+from bayesflow_nn.symmetry.block_matching import assign
 from bayesflow_nn.symmetry.groups import PermutationGroup, permute_all
 from bayesflow_nn.symmetry.objectives import L2Objective, Loss, Objective
 from bayesflow_nn.symmetry.relaxation import normalise, permute_softly, sinkhorn
-from bayesflow_nn.symmetry.weight_matching import assign
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import check_integer, check_real
 

@@ -118,7 +118,7 @@ def measure(name: str, method: Method, population: WeightPopulation, data: Data)
 
 def draw_figure(curves: dict[str, list[Tensor]], path: str) -> None:
     """Mean loss along the lines, training and test."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for part, (axes, title) in enumerate(zip(panels, ("training", "test"), strict=True)):
         for name, of_method in curves.items():
@@ -127,7 +127,7 @@ def draw_figure(curves: dict[str, list[Tensor]], path: str) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("mean loss (nats)")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)
 
 

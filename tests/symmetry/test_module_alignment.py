@@ -52,6 +52,19 @@ def test_planted_permutations_are_recovered_in_full(name):
     assert torch.equal(aligner.fit(shuffled).transform(shuffled), copies)
 
 
+@pytest.mark.parametrize("name", ["vit", "library attention"])
+def test_planted_heads_are_recovered_from_singular_values(name):
+    architecture, copies, shuffled, _ = planted(name)
+    own = architecture.own_weights.double()
+    aligner = PermutationAligner(architecture, "transfusion", reference=own)
+    assert torch.equal(aligner.fit(shuffled).transform(shuffled), copies)
+
+
+def test_heads_alone_have_singular_values_to_be_matched_by():
+    with pytest.raises(ValueError, match="method='transfusion' needs an architecture with heads"):
+        PermutationAligner(Architecture.mlp([4, 5, 2]), "transfusion").fit(torch.zeros(3, 37))
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn", "grouped"])
 def test_planted_permutations_are_recovered_from_activations(name):
     architecture, copies, shuffled, _ = planted(name)
