@@ -74,7 +74,9 @@ def check_data(
     _check_finite("X", X)
     _check_finite("y", y)
     loss = _resolve_loss(loss, y)
-    y = _as_targets(y, X.dtype, loss)
+    # Inputs that are token indices say nothing about the targets.
+    dtype = X.dtype if X.is_floating_point() else architecture.dtype
+    y = _as_targets(y, dtype, loss)
     _check_outputs(architecture, X, y, loss)
     return TrainingData(X, y, loss)
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from bayesflow_nn.weights import Architecture, WeightPopulation, train_population
 from bayesflow_nn.weights.minibatches import MinibatchOrder
+from bayesflow_nn.weights.training_data import check_data
 
 SEED = 3
 
@@ -429,3 +430,11 @@ def test_bad_input_is_named(changes, error, match):
     arguments = {"architecture": MLP, "X": X, "y": Y, "n_networks": 2, **changes}
     with pytest.raises(error, match=match):
         train_population(**arguments)
+
+
+def test_real_targets_of_token_inputs_stay_real():
+    module = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 1))
+    tokens, y = torch.randint(0, 5, (8, 2)), torch.linspace(0.1, 0.9, 8)
+    data = check_data(Architecture(module, example_input=tokens), tokens, y, "auto", None)
+    assert data.task == "regression"
+    assert torch.equal(data.y[:, 0], y)
