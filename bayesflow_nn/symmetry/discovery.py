@@ -114,7 +114,7 @@ def verify_groups(
     inputs = tuple(
         _randomise(x.cpu().double() if x.is_floating_point() else x, generator) for x in example
     )
-    permutations = [torch.randperm(group.size, generator=generator) for group in groups]
+    permutations = [_random_cycle(group.size, generator) for group in groups]
     with torch.no_grad():
         before = torch.func.functional_call(judged, state, inputs)
         if _differ(judged, permute_all(groups, state, permutations), inputs, before):
@@ -208,6 +208,12 @@ def _randomise(tensor: Tensor, generator: torch.Generator) -> Tensor:
         return tensor
     scale = tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 1.0
     return scale * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+
+
+def _random_cycle(size: int, generator: torch.Generator) -> Tensor:
+    """Permutation that leaves no element where it is."""
+    order = torch.randperm(size, generator=generator)
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 
 def _differ(module: nn.Module, state: dict, inputs: tuple, before: object) -> bool:

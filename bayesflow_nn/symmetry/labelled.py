@@ -44,6 +44,9 @@ class Run(Protocol):
     def reduce(self, units: np.ndarray, axis: int) -> np.ndarray:
         """Units along one axis, after tying all that have the same place on it."""
 
+    def is_parameter(self, value: Tensor) -> bool:
+        """Whether this is a parameter or buffer itself, not computed from one."""
+
     def record(self, tensor: Tensor | None, axis: int, units: np.ndarray) -> None:
         """Note the units along an axis of a parameter or buffer."""
 

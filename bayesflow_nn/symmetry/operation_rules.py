@@ -18,6 +18,7 @@ from bayesflow_nn.symmetry.labelled import (
     UnsupportedOperationError,
     along,
     find_labelled,
+    fixed,
     values_of,
 )
 from bayesflow_nn.symmetry.units import FIXED
@@ -58,6 +59,7 @@ def _combined(function: Callable) -> Callable:
     """Rule of a function of two tensors, element by element."""
 
     def rule(run: Run, x: Any, y: Any, **kwargs: Any) -> Labelled:
+        x, y = fixed(x), fixed(y)
         value = function(*values_of((x, y)), **values_of(kwargs))
         if not (isinstance(x, Labelled) and isinstance(y, Labelled)):
             tensor = x if isinstance(x, Labelled) else y
@@ -154,6 +156,11 @@ def _matmul(run: Run, x: Labelled, y: Labelled) -> Labelled:
     value = x.value @ y.value
     if x.value.ndim < 2 or y.value.ndim < 2:
         raise UnsupportedOperationError("a product with a vector")
+    if run.is_parameter(y.value) and y.value.ndim == 2:
+        run.record(y.value, 0, run.reduce(x.units, -1))
+        units = run.make(value, value.ndim - 1, y.value.shape[1])
+        run.record(y.value, 1, run.reduce(units, -1))
+        return Labelled(value, run.units.resolve(units))
     a, b = run.units.resolve(x.units), run.units.resolve(y.units)
     contracted = (a != a[..., :1]).any() or (b != b[..., :1, :]).any()
     if contracted:

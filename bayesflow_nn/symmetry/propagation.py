@@ -104,7 +104,7 @@ class Propagation(fx.Interpreter):
         """Tie what a function ties."""
         is_container = target is operator.getitem and not isinstance(args[0], Labelled)
         if is_container or not find_labelled((args, kwargs)):
-            return target(*args, **kwargs)
+            return fixed(target(*args, **kwargs))
         if target is getattr:
             return _attribute(*args)
         if target not in FUNCTIONS:
@@ -115,7 +115,7 @@ class Propagation(fx.Interpreter):
     def call_method(self, target: str, args: tuple, kwargs: dict) -> Any:
         """Tie what a method ties."""
         if not isinstance(args[0], Labelled):
-            return super().call_method(target, args, kwargs)
+            return fixed(super().call_method(target, args, kwargs))
         if target in ("size", "dim", "numel"):
             return getattr(args[0].value, target)(*args[1:], **kwargs)
         if target not in METHODS:
@@ -132,11 +132,15 @@ class Propagation(fx.Interpreter):
         self.units.unify(rows, rows[0])
         return self.units.resolve(rows[0])
 
+    def is_parameter(self, value: Tensor) -> bool:
+        """Whether this is a parameter or buffer itself, not computed from one."""
+        return id(value) in self._names
+
     def record(self, tensor: Tensor | None, axis: int, units: np.ndarray) -> None:
         """Note the units along an axis of a parameter or buffer."""
         if tensor is None:
             return
-        if id(tensor) not in self._names:
+        if not self.is_parameter(tensor):
             raise UnsupportedOperationError("a computed weight, which is no parameter itself")
         key = self._names[id(tensor)], axis
         if key in self.axes:

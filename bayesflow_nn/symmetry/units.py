@@ -42,13 +42,17 @@ class Units:
     def __init__(self) -> None:
         self._link = [FIXED]
         self._marks = [0]
+        self._events = [0]
         self._parents: dict[int, int] = {}
+        self._blocks: set[int] = set()  # units that ever were parents
+        self._frozen: set[int] = set()  # those of them that stay where they are
 
     def new(self, n: int, event: int) -> np.ndarray:
         """Make `n` units that took part in one event."""
         first = len(self._link)
         self._link.extend(range(first, first + n))
         self._marks.extend([_token(event)] * n)
+        self._events.extend([event] * n)
         return np.arange(first, first + n)
 
     def resolve(self, units: np.ndarray) -> np.ndarray:
@@ -63,9 +67,11 @@ class Units:
         for a, b in np.unique(pairs.reshape(2, -1), axis=1).T.tolist():
             # FIXED is the smallest and stays the root of what it is tied to.
             low, high = sorted((self._find(a), self._find(b)))
-            if low != high:
+            if low == FIXED and high in self._blocks:
+                self._frozen.add(high)  # the blocks stay apart, and so do their children
+            elif low != high:
                 self._link[high] = low
-                self._move_parent(high, low)
+                self._merge(high, low)
 
     def fix(self, units: np.ndarray) -> None:
         """Let units stay where they are."""
@@ -75,7 +81,11 @@ class Units:
         """Let children move with their parents, pair by pair; the arrays may be broadcast."""
         pairs = np.stack(np.broadcast_arrays(self.resolve(children), self.resolve(parents)))
         for child, parent in np.unique(pairs.reshape(2, -1), axis=1).T.tolist():
-            self._set_parent(child, parent)
+            if parent == FIXED:
+                self.fix(np.array(child))
+            else:
+                self._blocks.add(parent)
+                self._set_parent(child, parent)
 
     def mark(self, units: np.ndarray, event: int) -> None:
         """Leave the mark of an event, as often as a unit occurs in it."""
@@ -89,12 +99,14 @@ class Units:
 
         Parents are moved with their children: if one child is fixed or differs, so is the parent.
         """
-        self._fix_parents_of_fixed()
+        self._fix_broken_blocks()
+        self._freeze_parents()
         marks = self._all_marks()
         grouped = defaultdict(list)
-        for unit in marks:
+        for unit in marks.keys() - self._frozen:
             grouped[marks[unit], self.parent(unit)].append(unit)
-        return [Family(tuple(units), parent) for (_, parent), units in grouped.items()]
+        families = [Family(tuple(sorted(u)), parent) for (_, parent), u in grouped.items()]
+        return sorted(families, key=lambda family: family.units)
 
     def parent(self, unit: int) -> int:
         """Parent of a unit, `FIXED` if it has none."""
@@ -122,7 +134,12 @@ class Units:
         else:
             self.unify(np.array(known), np.array(parent))
 
-    def _move_parent(self, merged: int, root: int) -> None:
+    def _merge(self, merged: int, root: int) -> None:
+        """Hand over what is known of a unit to the one that stands for it now."""
+        if merged in self._blocks:
+            self._blocks.add(root)
+        if merged in self._frozen:
+            self._frozen.add(root)
         parent = self._parents.pop(merged, None)
         if parent is None:
             return
@@ -131,10 +148,30 @@ class Units:
         else:
             self._set_parent(root, parent)
 
-    def _fix_parents_of_fixed(self) -> None:
-        for child, parent in list(self._parents.items()):
-            if self._find(child) == FIXED:
-                self.fix(np.array(parent))
+    def _fix_broken_blocks(self) -> None:
+        """Fix what belongs to blocks of which two became one: they cut across other blocks."""
+        origins: dict[int, set[int]] = defaultdict(set)
+        broken = set()
+        for parent in sorted(self._blocks):
+            root, event = self._find(parent), self._events[parent]
+            if event in origins[root]:
+                broken.add(root)
+            origins[root].add(event)
+        children = [c for c, parent in self._parents.items() if self._find(parent) in broken]
+        for child in children:
+            self.fix(np.array(child))
+
+    def _freeze_parents(self) -> None:
+        """Freeze the parents of what is fixed or frozen, and theirs."""
+        while True:
+            held = {
+                self._find(parent)
+                for child, parent in self._parents.items()
+                if self._find(child) == FIXED or self._find(child) in self._frozen
+            }
+            if held <= self._frozen:
+                return
+            self._frozen |= held
 
     def _all_marks(self) -> dict[int, int]:
         """Marks of every free unit: of all that moves with it, of its children and its parent."""
