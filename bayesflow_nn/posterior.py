@@ -553,8 +553,14 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         if self.geometry == "euclidean" and architecture is not None and not architecture.is_mlp:
             architecture = None  # any other network is a row of numbers, as in a plain array
         seed = None if self.reducer is None else draw_seed(generator) % 2**32
+        is_mlp = architecture is not None and architecture.is_mlp
         self.chart_ = WeightChart(
-            architecture, self.geometry, self.output_layer, self._has_logit_shift, self.reducer
+            architecture,
+            self.geometry,
+            self.output_layer,
+            logit_shift=is_mlp and self._has_logit_shift,
+            reducer=self.reducer,
+            inputs=None if is_mlp or self.inputs_ is None else self.inputs_[:2],
         ).fit(train, held_out, seed)
         self.training_points_ = self.chart_.to_point(train)
         if self.reducer is not None:

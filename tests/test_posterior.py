@@ -639,5 +639,5 @@ def test_other_modules_are_told_which_alignment_and_geometry_they_have():
     options = {"architecture": convolution, "validation_fraction": 0}
     with pytest.raises(ValueError, match="found by running it; pass inputs"):
         make_posterior(**options, geometry="euclidean").fit(weights)
-    with pytest.raises(ValueError, match="perceptron .* for scale canonicalization"):
+    with pytest.raises(ValueError, match="scales of .* are found by running it"):
         make_posterior(**options, alignment=None).fit(weights)

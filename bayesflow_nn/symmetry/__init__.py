@@ -7,6 +7,8 @@ from bayesflow_nn.symmetry.discovery import discover, verify_groups
 from bayesflow_nn.symmetry.groups import PermutationGroup, Slot
 from bayesflow_nn.symmetry.objectives import L2Objective, MidpointObjective, RandomPointObjective
 from bayesflow_nn.symmetry.prior import log_prior
+from bayesflow_nn.symmetry.scale_discovery import discover_scales
+from bayesflow_nn.symmetry.scale_groups import ScaleGroup
 from bayesflow_nn.symmetry.scaling import ScaleCanonicalizer
 from bayesflow_nn.symmetry.sinkhorn import match_sinkhorn
 
@@ -17,9 +19,11 @@ __all__ = [
     "PermutationGroup",
     "RandomPointObjective",
     "ScaleCanonicalizer",
+    "ScaleGroup",
     "Slot",
     "WeightChart",
     "discover",
+    "discover_scales",
     "interpolation_losses",
     "log_prior",
     "loss_barrier",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayesflow_nn.geometry import EuclideanBlock, ProductManifold, SphereBlock
 from bayesflow_nn.symmetry.coordinates import ArrayCoordinates, NetworkCoordinates
+from bayesflow_nn.symmetry.module_coordinates import ModuleCoordinates
 from bayesflow_nn.symmetry.standardisation import Standardisation
 from bayesflow_nn.symmetry.weight_input import check_architecture, read_weights
 from bayesflow_nn.weights import Architecture, WeightPopulation
@@ -42,17 +43,22 @@ class WeightChart:
     Parameters
     ----------
     architecture : Architecture or None
-        A multilayer perceptron, with a homogeneous activation unless the geometry is "euclidean".
+        A multilayer perceptron, with a homogeneous activation unless the geometry is "euclidean";
+        or, on the first two geometries, any module with scales (see `ModuleCoordinates`).
     geometry : {"product_sphere", "normalized", "euclidean"}
     output_layer : {"polar", "sphere", "euclidean"}
         Output matrix W as direction and log norm (exact), as direction alone (keeps the arg max,
-        [E25] 6.2), or as it is (exact). Not used by ``geometry="euclidean"``.
+        [E25] 6.2), or as it is (exact). Not used by ``geometry="euclidean"``, nor for modules that
+        are no perceptrons, whose output layer is taken as it is.
     logit_shift : bool
         Whether to leave out the mean over classes of the output layer, which moves no probability;
         the rest is held in an orthonormal basis. Pass False for regression.
     reducer : int, float, estimator or None
         Number of principal components, fraction of the variance that they explain, or an estimator
         such as ``sklearn.decomposition.IncrementalPCA``; for ``geometry="euclidean"``.
+    inputs : Tensor of shape (n_inputs, ...), optional
+        On which a module that is no multilayer perceptron is run to find its scales; by default the
+        example of the architecture.
 
     Attributes
     ----------
@@ -91,6 +97,7 @@ class WeightChart:
         output_layer: str = "polar",
         logit_shift: bool = True,
         reducer: Reducer | None = None,
+        inputs: Tensor | None = None,
     ) -> None:
         check_architecture(architecture)
         check_option("geometry", geometry, GEOMETRIES)
@@ -108,6 +115,7 @@ class WeightChart:
         self.output_layer = output_layer
         self.logit_shift = logit_shift
         self.reducer = reducer
+        self.inputs = inputs
         self._coordinates = self._network_coordinates()
         self._standardisation: Standardisation | None = None
         self._subspace: PrincipalSubspace | None = None
@@ -305,7 +313,9 @@ class WeightChart:
             "mean": standardisation.mean,
             "scale": standardisation.scale,
         }
-        return state if self._subspace is None else state | {"subspace": asdict(self._subspace)}
+        if self._subspace is not None:
+            state["subspace"] = asdict(self._subspace)
+        return state if self.inputs is None else state | {"inputs": self.inputs}
 
     @classmethod
     def from_state(cls, architecture: Architecture | None, state: dict[str, Any]) -> WeightChart:
@@ -329,7 +339,8 @@ class WeightChart:
         """
         options = state["geometry"], state["output_layer"], state["logit_shift"]
         subspace = PrincipalSubspace(**state["subspace"]) if "subspace" in state else None
-        chart = cls(architecture, *options, reducer=subspace and subspace.n_components)
+        reducer = subspace and subspace.n_components
+        chart = cls(architecture, *options, reducer=reducer, inputs=state.get("inputs"))
         if architecture is None:
             chart._coordinates = ArrayCoordinates(len(state["mean"]))
         chart.canonical_manifold.check_points(state["mean"])
@@ -346,9 +357,16 @@ class WeightChart:
         standardisation = self._fitted_standardisation()
         return self._known_coordinates().decode(standardisation.to_coordinates(point))
 
-    def _network_coordinates(self) -> NetworkCoordinates | ArrayCoordinates | None:
+    def _network_coordinates(self) -> NetworkCoordinates | ModuleCoordinates | None:
         """Coordinates of the architecture; None without one, until `fit` counts the columns."""
         on_spheres = self.geometry != "euclidean"
+        if on_spheres and self.architecture is not None and not self.architecture.is_mlp:
+            if self.logit_shift:
+                raise ValueError(
+                    f"logit_shift must be False for {self.architecture!r}, whose output layer is "
+                    f"not known, got True."
+                )
+            return ModuleCoordinates(self.architecture, self.inputs)
         if self.architecture is not None:
             return NetworkCoordinates(
                 self.architecture, on_spheres, self.output_layer, self.logit_shift
@@ -360,7 +378,7 @@ class WeightChart:
             )
         return None
 
-    def _known_coordinates(self) -> NetworkCoordinates | ArrayCoordinates:
+    def _known_coordinates(self) -> NetworkCoordinates | ModuleCoordinates | ArrayCoordinates:
         if self._coordinates is None:
             raise _not_fitted()
         return self._coordinates

@@ -47,7 +47,7 @@ def normalise_rows(
     layers = list(layers)
     n_dead = torch.zeros(layers[0].matrix.shape[:-2], dtype=torch.long)
     for index in range(len(layers) - 1):
-        norm = _row_norms(layers[index].matrix)
+        norm = row_norms(layers[index].matrix)
         dead = _is_dead(norm, layers[index].bias)
         if dead.any():
             layers[index + 1] = _take_constant(layers[index], layers[index + 1], dead, activation)
@@ -58,7 +58,8 @@ def normalise_rows(
     return layers, n_dead
 
 
-def _row_norms(matrix: Tensor) -> Tensor:
+def row_norms(matrix: Tensor) -> Tensor:
+    """Norms ``(...)`` of rows ``(..., n)``, without underflow and with gradients at zero."""
     # Weight decay shrinks the rows of silent neurons until their squares underflow.
     largest = matrix.detach().abs().amax(-1, keepdim=True)
     unit = matrix / torch.where(largest == 0, 1, largest)

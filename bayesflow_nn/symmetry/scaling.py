@@ -18,6 +18,7 @@ from bayesflow_nn.symmetry.dense_layers import (
     split_layers,
 )
 from bayesflow_nn.symmetry.logit_shift import remove_logit_shift, resolve_logit_shift
+from bayesflow_nn.symmetry.module_scaling import ModuleScaleCanonicalizer
 from bayesflow_nn.symmetry.row_scale import normalise_rows
 from bayesflow_nn.symmetry.weight_input import NetworkInput, read_networks
 from bayesflow_nn.weights import Architecture, WeightPopulation
@@ -29,16 +30,21 @@ class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
 
     Every hidden neuron gets incoming weights of norm 1; its scale moves to the next layer, and so
     on to the output layer ([Pi22], [E25] 4.4). Dead neurons (zero incoming weights) put out a
-    constant, which moves exactly to the next bias.
+    constant, which moves exactly to the next bias. Of modules other than perceptrons the scales are
+    found by `discover_scales`: of channels and heads, through residual streams, of filters in front
+    of batch norm, and the signs of odd units; see :mod:`bayesflow_nn.symmetry.module_scaling`.
 
     Parameters
     ----------
     architecture : Architecture, optional
-        A multilayer perceptron with activation "relu", "leaky_relu" or "identity". A
-        `WeightPopulation` brings its own.
+        A multilayer perceptron with activation "relu", "leaky_relu" or "identity", or any other
+        module. A `WeightPopulation` brings its own.
     logit_shift : {"auto", True, False}
         Whether to subtract the mean over classes from the last weights and bias, which changes
-        logits but no probability. "auto": for populations with ``task="classification"``.
+        logits but no probability. "auto": for perceptrons with ``task="classification"``.
+    inputs : array or Tensor of shape (n_inputs, ...), optional
+        Inputs on two of which discovery runs a module that is no perceptron. By default those of
+        the population or the architecture.
 
     Attributes
     ----------
@@ -63,10 +69,15 @@ class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
     """
 
     def __init__(
-        self, architecture: Architecture | None = None, *, logit_shift: str | bool = "auto"
+        self,
+        architecture: Architecture | None = None,
+        *,
+        logit_shift: str | bool = "auto",
+        inputs: ArrayLike | Tensor | None = None,
     ) -> None:
         self.architecture = architecture
         self.logit_shift = logit_shift
+        self.inputs = inputs
 
     def fit(
         self, weights: ArrayLike | Tensor | WeightPopulation, y: None = None
@@ -87,6 +98,9 @@ class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
         given = self._read(weights)
         self.architecture_ = given.architecture
         self.n_features_in_ = given.architecture.n_weights
+        self._module = None
+        if not given.architecture.is_mlp:
+            self._module = self._of_module(given)
         return self
 
     def transform(
@@ -117,6 +131,8 @@ class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
             If there are dead neurons; names their number and the first networks.
         """
         given = self._read(weights)
+        if not given.architecture.is_mlp:
+            return self._of_module(given).transform(weights)
         layers = canonical_layers(given.architecture, given.tensor)
         if resolve_logit_shift(self.logit_shift, given):
             layers[-1] = remove_logit_shift(layers[-1])
@@ -124,9 +140,22 @@ class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
 
     def _read(self, weights: ArrayLike | Tensor | WeightPopulation) -> NetworkInput:
         given = read_networks(weights, self.architecture)
-        check_scalable(given.architecture)
-        resolve_logit_shift(self.logit_shift, given)
+        if given.architecture.is_mlp:
+            check_scalable(given.architecture)
+            resolve_logit_shift(self.logit_shift, given)
+        elif self.logit_shift not in ("auto", False):
+            raise ValueError(
+                f"logit_shift must be 'auto' or False for {given.architecture!r}, whose output "
+                f"layer is not known, got {self.logit_shift!r}."
+            )
         return given
+
+    def _of_module(self, given: NetworkInput) -> ModuleScaleCanonicalizer:
+        """What `fit` found, or a fresh search without it."""
+        found = getattr(self, "_module", None)
+        if found is not None and found.architecture_ == given.architecture:
+            return found
+        return ModuleScaleCanonicalizer(given.architecture, inputs=self.inputs).fit(given.source)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -234,5 +234,5 @@ def test_bad_parameters_are_refused():
     with pytest.raises(ValueError, match="logit_shift must be False for a network with one output"):
         ScaleCanonicalizer(mlp, logit_shift=True).fit(weights)
     convolution = Architecture(nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten()))
-    with pytest.raises(ValueError, match="must be a multilayer perceptron .* scale canonical"):
+    with pytest.raises(ValueError, match="scales of .* are found by running it; pass inputs"):
         ScaleCanonicalizer(convolution).fit(torch.zeros(1, convolution.n_weights))
