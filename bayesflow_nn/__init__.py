@@ -4,6 +4,7 @@ Train many networks, remove the symmetries that make equal functions look differ
 flow that carries noise to the distribution of their weights.
 """
 
+from bayesflow_nn.arviz_record import function_diagnostics, population_record
 from bayesflow_nn.flow import Guidance, Refresh, StepNoise, TaskGuidance
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.weights import Architecture, WeightPopulation, train_population
@@ -16,6 +17,8 @@ __all__ = [
     "StepNoise",
     "TaskGuidance",
     "WeightPopulation",
+    "function_diagnostics",
+    "population_record",
     "train_population",
 ]
 

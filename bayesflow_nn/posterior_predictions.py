@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,10 +11,14 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from bayesflow_nn import predictive
+from bayesflow_nn.arviz_record import posterior_record
 from bayesflow_nn.importance import ImportanceWeights
 from bayesflow_nn.weights.population import TASKS
 from bayesflow_nn.weights.random_state import RandomState
 from bayesflow_nn.weights.validation import check_option
+
+if TYPE_CHECKING:
+    from bayesflow_nn.inference_data import InferenceData
 
 
 def _predicts(*tasks: str) -> Callable[[PredictionMethods], bool]:
@@ -102,6 +106,35 @@ class PredictionMethods:
         return predictive.predict_moments(
             self.architecture_, networks, np.asarray(X, np.float32), network_weights=importance
         ).mean
+
+    def to_arviz(
+        self, X: ArrayLike | None = None, y: ArrayLike | None = None, **options: Any
+    ) -> InferenceData:
+        """Draws of the posterior, their predictions and log likelihoods as a record for ArviZ.
+
+        Parameters
+        ----------
+        X : array of shape (n_inputs, ...), optional
+            Inputs, for drawn targets and, with `y`, for log likelihoods.
+        y : array of shape (n_inputs,) or (n_inputs, n_outputs), optional
+        **options
+            See :func:`bayesflow_nn.arviz_record.posterior_record`.
+
+        Returns
+        -------
+        arviz.InferenceData
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from bayesflow_nn import FlowPosterior
+        >>> x = np.random.default_rng(0).normal(size=(100, 2))
+        >>> posterior = FlowPosterior(geometry="euclidean", max_iter=5, random_state=0).fit(x)
+        >>> posterior.to_arviz(n_samples=50, random_state=0).posterior["weights"].shape
+        (1, 50, 2)
+        """
+        check_is_fitted(self)
+        return posterior_record(self, X, y, **options)
 
     def _networks(
         self,
