@@ -57,14 +57,14 @@ class Units:
 
     def resolve(self, units: np.ndarray) -> np.ndarray:
         """Replace every unit by the one that stands for all it moves with."""
-        values, inverse = np.unique(units, return_inverse=True)
-        roots = np.array([self._find(unit) for unit in values.tolist()], dtype=int)
-        return roots[inverse].reshape(units.shape)
+        roots = np.full(len(self._link), FIXED)
+        values = np.flatnonzero(np.bincount(units.ravel(), minlength=len(roots)))
+        roots[values] = [self._find(unit) for unit in values.tolist()]
+        return roots[units]
 
     def unify(self, first: np.ndarray, second: np.ndarray) -> None:
         """Let units move together, pair by pair; the arrays may be broadcast."""
-        pairs = np.stack(np.broadcast_arrays(self.resolve(first), self.resolve(second)))
-        for a, b in np.unique(pairs.reshape(2, -1), axis=1).T.tolist():
+        for a, b in self._pairs(first, second):
             # FIXED is the smallest and stays the root of what it is tied to.
             low, high = sorted((self._find(a), self._find(b)))
             if low == FIXED and high in self._blocks:
@@ -79,8 +79,7 @@ class Units:
 
     def adopt(self, children: np.ndarray, parents: np.ndarray) -> None:
         """Let children move with their parents, pair by pair; the arrays may be broadcast."""
-        pairs = np.stack(np.broadcast_arrays(self.resolve(children), self.resolve(parents)))
-        for child, parent in np.unique(pairs.reshape(2, -1), axis=1).T.tolist():
+        for child, parent in self._pairs(children, parents):
             if parent == FIXED:
                 self.fix(np.array(child))
             else:
@@ -89,9 +88,9 @@ class Units:
 
     def mark(self, units: np.ndarray, event: int) -> None:
         """Leave the mark of an event, as often as a unit occurs in it."""
-        values, counts = np.unique(self.resolve(units), return_counts=True)
-        token = _token(event)
-        for unit, count in zip(values.tolist(), counts.tolist(), strict=True):
+        counts = np.bincount(self.resolve(units).ravel())
+        values, token = np.flatnonzero(counts), _token(event)
+        for unit, count in zip(values.tolist(), counts[values].tolist(), strict=True):
             self._marks[unit] = (self._marks[unit] + token * count) & _MASK
 
     def families(self) -> list[Family]:
@@ -120,6 +119,13 @@ class Units:
             if self.parent(unit) != FIXED:
                 children[self.parent(unit)].append(unit)
         return children
+
+    def _pairs(self, first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
+        """Pairs of different units that meet when two arrays are broadcast, once each."""
+        n = len(self._link)
+        codes = np.unique(self.resolve(first) * n + self.resolve(second))
+        pairs = zip((codes // n).tolist(), (codes % n).tolist(), strict=True)
+        return [(a, b) for a, b in pairs if a != b]
 
     def _find(self, unit: int) -> int:
         while self._link[unit] != unit:
