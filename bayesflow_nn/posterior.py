@@ -50,12 +50,22 @@ from bayesflow_nn.posterior_input import (
 )
 from bayesflow_nn.posterior_predictions import PredictionMethods
 from bayesflow_nn.symmetry import PermutationAligner, WeightChart
-from bayesflow_nn.velocity import MLPVelocity, ProbeVelocity, UnitVariance, VelocityProblem
+from bayesflow_nn.velocity import (
+    MLPVelocity,
+    ProbeVelocity,
+    RelationalTransformer,
+    UnitVariance,
+    VelocityProblem,
+)
 from bayesflow_nn.weights import Architecture, WeightPopulation
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import check_integer, check_option, check_real
 
-VELOCITIES = {"mlp": MLPVelocity, "probe": ProbeVelocity}
+VELOCITIES = {
+    "mlp": MLPVelocity,
+    "probe": ProbeVelocity,
+    "relational_transformer": RelationalTransformer,
+}
 _N_PILOTS = 16  # source points that a time grid is made for
 
 
@@ -103,9 +113,10 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         Samples lie in the subspace; densities add a Gaussian residual (see `log_prob`).
     coupling : {"independent", "ot"}
         How source points are paired with networks in a minibatch ([T23]).
-    velocity : {"auto", "mlp", "probe"} or callable
+    velocity : {"auto", "mlp", "probe", "relational_transformer"} or callable
         Model of the velocity. "probe" runs the generated network on learned inputs, for multilayer
-        perceptrons; "mlp" sees the flat vector ([DWF]); "auto" takes "probe" where it can. A
+        perceptrons; "relational_transformer" sees their neurons and weights as a graph ([E25] 6.3);
+        "mlp" sees the flat vector ([DWF]); "auto" takes "probe" where it can. A
         callable gets a :class:`bayesflow_nn.velocity.VelocityProblem` and returns a module, for
         example ``functools.partial(ProbeVelocity, n_refinements=2)``.
     prediction : {"velocity", "target"}

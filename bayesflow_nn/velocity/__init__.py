@@ -6,12 +6,14 @@ from bayesflow_nn.velocity.gaussian_map import make_flow_map
 from bayesflow_nn.velocity.mlp import MLPVelocity
 from bayesflow_nn.velocity.probing import ProbeVelocity
 from bayesflow_nn.velocity.problem import UnitVariance, VelocityProblem
+from bayesflow_nn.velocity.relational_transformer import RelationalTransformer
 
 __all__ = [
     "AffineDenoiser",
     "ConditionalDenoiser",
     "MLPVelocity",
     "ProbeVelocity",
+    "RelationalTransformer",
     "UnitVariance",
     "VelocityProblem",
     "make_flow_map",
