@@ -164,6 +164,10 @@ def posterior_record(
     >>> posterior_record(posterior, n_samples=50, random_state=0).posterior["weights"].shape
     (1, 50, 2)
     """
+    if sampling.get("return_trajectory"):
+        raise ValueError(
+            "return_trajectory must be left out of a record, whose draws are networks at t = 1."
+        )
     seed = draw_seed(random_state)
     architecture = posterior.architecture_
     if architecture is None and (X is not None or y is not None):

@@ -103,14 +103,16 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
     output_layer : {"polar", "sphere", "euclidean"}
         Last layer on the first two geometries: direction on a sphere and log norm (exact), the
         direction alone ([E25]; keeps the arg max, loses the scale of probabilities), or flat.
-    alignment : {"weight_matching", "activation_matching"}, object or None
-        How neurons are matched ([A23]), by weights or on the inputs of the population; an object
-        with ``fit`` and ``transform``, such as a `PermutationAligner`, replaces it.
+    alignment : str, object or None
+        How neurons are matched, one of the methods of `PermutationAligner` ("weight_matching",
+        "transfusion", "activation_matching", "sinkhorn"); an object with ``fit`` and ``transform``
+        replaces it.
     reducer : int, float, estimator or None
         Principal components of the weights in which to run the flow, for networks too large for one
         in all weights ([DWF]): their number, the fraction of variance they explain, or an
         estimator such as ``sklearn.decomposition.IncrementalPCA``. Takes ``geometry="euclidean"``.
-        Samples lie in the subspace; densities add a Gaussian residual (see `log_prob`).
+        Samples lie in the subspace; densities, and the draws of `importance_weights`, have a
+        Gaussian residual beside it (see `log_prob`).
     coupling : {"independent", "ot"}
         How source points are paired with networks in a minibatch ([T23]).
     velocity : {"auto", "mlp", "probe", "relational_transformer"} or callable
@@ -310,7 +312,9 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         held_out = split_chains(chain, self.validation_fraction, generator).to(rows.device)
         condition = self._fit_condition(y, rows)
         inputs = _first(None, population, "inputs")
-        self.inputs_ = None if inputs is None else inputs.to(rows)
+        if inputs is not None:  # token indices stay what they are
+            inputs = inputs.to(rows) if inputs.is_floating_point() else inputs.to(rows.device)
+        self.inputs_ = inputs
         self._fit_chart(rows[~held_out], rows[held_out], generator)
         self.unit_scale_ = self.chart_.manifold.unit_scale.to(self.training_points_)
         self.training_condition_ = None if condition is None else condition[~held_out]

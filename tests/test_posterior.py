@@ -306,6 +306,25 @@ def test_any_module_is_a_row_of_numbers_in_the_euclidean_geometry():
     assert made.predict_proba(np.zeros((4, 3))).shape == (4, 2)
 
 
+@pytest.mark.parametrize("geometry", ["product_sphere", "euclidean"])
+def test_networks_on_token_indices(geometry):
+    module = nn.Sequential(
+        nn.Embedding(5, 6), nn.Linear(6, 8), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)
+    )
+    architecture = Architecture(module)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 5, (9, 3), generator=generator)
+    population = WeightPopulation(
+        torch.randn(30, architecture.n_weights, generator=generator),
+        architecture=architecture,
+        task="classification",
+        inputs=tokens,
+    )
+    made = make_posterior(geometry=geometry).fit(population)
+    assert not made.inputs_.is_floating_point()
+    assert made.sample(2, random_state=0).shape == (2, architecture.n_weights)
+
+
 # Densities
 
 

@@ -150,8 +150,8 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         TypeError
             If `architecture` is no `Architecture`.
         ValueError
-            If a parameter is out of range, the architecture is unknown or no multilayer
-            perceptron, or weights have a wrong shape or are not finite.
+            If a parameter is out of range, the architecture is unknown or cannot be traced, there
+            are no inputs to run it on, or weights have a wrong shape or are not finite.
         """
         given = read_networks(weights, self.architecture)
         self._check_parameters(given)

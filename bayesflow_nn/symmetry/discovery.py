@@ -19,11 +19,10 @@ from torch import Tensor, fx, nn
 
 from bayesflow_nn.symmetry.groups import PermutationGroup, Slot, permute_all
 from bayesflow_nn.symmetry.labelled import UnsupportedOperationError
+from bayesflow_nn.symmetry.proof import prove
 from bayesflow_nn.symmetry.propagation import Propagation
 from bayesflow_nn.symmetry.units import FIXED, Family
-from bayesflow_nn.weights.random_state import RandomState, draw_seed
-
-_TOLERANCE = 1e-9
+from bayesflow_nn.weights.random_state import RandomState
 
 
 def discover(
@@ -77,8 +76,9 @@ def discover(
     judged = copy.deepcopy(module).eval()
     dtype = next((p.dtype for p in judged.parameters()), torch.float32)
     example = tuple(x.to(dtype) if x.is_floating_point() else x for x in example)
-    propagation = Propagation(_trace(judged), judged)
-    propagation.propagate(*example)
+    propagation = Propagation(trace(judged), judged)
+    # Copies, since modules may change their inputs in place.
+    propagation.propagate(*(x.clone() for x in example))
     groups = _Assembly(propagation).groups()
     if verify:
         verify_groups(module, example, groups, random_state=random_state)
@@ -108,27 +108,22 @@ def verify_groups(
         Names the first group that changes an output by more than 1e-9 of its size, in float64,
         with random parameters and buffers.
     """
-    generator = torch.Generator().manual_seed(draw_seed(random_state))
-    judged = copy.deepcopy(module).cpu().double().eval()
-    state = _random_state(judged, generator)
-    inputs = tuple(
-        _randomise(x.cpu().double() if x.is_floating_point() else x, generator) for x in example
+    prove(
+        module,
+        example,
+        groups,
+        draw=lambda group, generator: _random_cycle(group.size, generator),
+        act=permute_all,
+        describe=lambda group: (
+            f"the group of {group.name!r} is no symmetry of the module: permuting its "
+            f"{group.size} elements changes the outputs"
+        ),
+        random_state=random_state,
     )
-    permutations = [_random_cycle(group.size, generator) for group in groups]
-    with torch.no_grad():
-        before = torch.func.functional_call(judged, state, inputs)
-        if _differ(judged, permute_all(groups, state, permutations), inputs, before):
-            for group, permutation in zip(groups, permutations, strict=True):
-                if _differ(judged, permute_all([group], state, [permutation]), inputs, before):
-                    raise RuntimeError(
-                        f"the group of {group.name!r} is no symmetry of the module: permuting its "
-                        f"{group.size} elements changes the outputs; please report the module, or "
-                        f"leave the group out."
-                    )
-            raise RuntimeError("each group is a symmetry of the module, all together are not.")
 
 
-def _trace(module: nn.Module) -> fx.GraphModule:
+def trace(module: nn.Module) -> fx.GraphModule:
+    """Trace a module with `torch.fx`, with the line of every operation."""
     tracer = fx.Tracer()
     tracer.record_stack_traces = True
     tracer.proxy_buffer_attributes = True  # slices of buffers may depend on shapes
@@ -189,43 +184,7 @@ class _Assembly:
         return [unit, *below]
 
 
-def _random_state(module: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """Normal parameters and statistics of batch norm, variances between 1/2 and 3/2."""
-    state = {name: _randomise(tensor, generator) for name, tensor in module.named_parameters()}
-    for name, tensor in module.named_buffers():
-        if name.endswith("running_mean"):
-            state[name] = _randomise(tensor, generator)
-        elif name.endswith("running_var"):
-            state[name] = 0.5 + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
-        else:
-            state[name] = tensor
-    return state
-
-
-def _randomise(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal numbers, in matrices of the size that keeps activations of order one."""
-    if not tensor.is_floating_point():
-        return tensor
-    scale = tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 1.0
-    return scale * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-
-
 def _random_cycle(size: int, generator: torch.Generator) -> Tensor:
     """Permutation that leaves no element where it is."""
     order = torch.randperm(size, generator=generator)
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
-
-
-def _differ(module: nn.Module, state: dict, inputs: tuple, before: object) -> bool:
-    after = torch.func.functional_call(module, state, inputs)
-    pairs = zip(_tensors(before), _tensors(after), strict=True)
-    # Written so that a NaN counts as a difference.
-    return not all(((a - b).abs().max() <= _TOLERANCE * b.abs().max()).item() for b, a in pairs)
-
-
-def _tensors(value: object) -> list[Tensor]:
-    found: list[Tensor] = []
-    fx.node.map_aggregate(
-        value, lambda part: found.append(part) if isinstance(part, Tensor) else part
-    )
-    return found

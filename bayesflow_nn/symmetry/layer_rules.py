@@ -15,7 +15,7 @@ from bayesflow_nn.symmetry.labelled import (
     along,
     values_of,
 )
-from bayesflow_nn.symmetry.operation_rules import linear, moved, pooled, record_output
+from bayesflow_nn.symmetry.operation_rules import linear, moved, pooled, record_output, tie_along
 from bayesflow_nn.symmetry.units import FIXED
 
 
@@ -89,12 +89,25 @@ def _attention_module(
     query: Labelled,
     key: Labelled,
     value: Labelled,
-    **options: Any,
-) -> tuple[Labelled, None]:
+    key_padding_mask: Any = None,
+    need_weights: bool = True,
+    attn_mask: Any = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Labelled, Labelled | None]:
     """`nn.MultiheadAttention`, from its parts."""
     if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
         raise UnsupportedOperationError("nn.MultiheadAttention with kdim, add_bias_kv or zero_attn")
-    output, weights = module(*values_of((query, key, value)), **values_of(options))
+    options = values_of(
+        {
+            "key_padding_mask": key_padding_mask,
+            "need_weights": need_weights,
+            "attn_mask": attn_mask,
+            "average_attn_weights": average_attn_weights,
+            "is_causal": is_causal,
+        }
+    )
+    output, weights = module(*values_of((query, key, value)), **options)
     if weights is not None:
         weights = Labelled(weights, np.full(weights.shape, FIXED))
     stream = run.reduce(query.units, -1)
@@ -109,6 +122,10 @@ def _attention_module(
         heads = run.units.new(module.num_heads, run.event)[:, None]
         run.units.adopt(q, heads)
         run.units.adopt(v, heads)
+        mask = options["attn_mask"]
+        # A mask of its own for every head, or weights of every head, hold the heads in place.
+        if (mask is not None and mask.ndim == 3) or (need_weights and not average_attn_weights):
+            run.units.fix(heads)
     run.record(module.in_proj_weight, 0, projected)
     run.record(module.in_proj_bias, 0, projected)
     run.record(module.out_proj.weight, 1, v.flatten())
@@ -120,6 +137,12 @@ def _attention_module(
 
 def _module_of_elements(run: Run, module: nn.Module, x: Labelled) -> Labelled:
     return Labelled(module(x.value), x.units)
+
+
+def _softmax(run: Run, module: nn.Softmax | nn.LogSoftmax, x: Labelled) -> Labelled:
+    if module.dim is None:
+        raise UnsupportedOperationError("a softmax without dim")
+    return Labelled(module(x.value), tie_along(run, x.units, module.dim))
 
 
 def _prelu(run: Run, module: nn.PReLU, x: Labelled) -> Labelled:
@@ -134,8 +157,8 @@ def _flatten_module(run: Run, module: nn.Module, x: Labelled) -> Labelled:
 
 _ELEMENT_MODULES = (
     nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU, nn.Softplus,
-    nn.Hardtanh, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Mish, nn.Identity, nn.Softmax,
-    nn.LogSoftmax, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
+    nn.Hardtanh, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.Mish, nn.Identity, nn.Dropout,
+    nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
 )  # fmt: skip
 _POOLING_MODULES = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
@@ -153,6 +176,8 @@ MODULES: dict[type, Rule] = {
     nn.Embedding: _embedding,
     nn.MultiheadAttention: _attention_module,
     nn.PReLU: _prelu,
+    nn.Softmax: _softmax,
+    nn.LogSoftmax: _softmax,
     nn.Flatten: _flatten_module,
     nn.Unflatten: _flatten_module,
     **dict.fromkeys(_ELEMENT_MODULES, _module_of_elements),

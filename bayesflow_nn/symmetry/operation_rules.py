@@ -130,15 +130,32 @@ def _pooling(function: Callable) -> Callable:
 def _mean(function: Callable) -> Callable:
     """Rule of a symmetric reduction over axes."""
 
-    def rule(run: Run, x: Labelled, dim: Any = None, keepdim: bool = False) -> Labelled:
+    def rule(
+        run: Run, x: Labelled, dim: Any = None, keepdim: bool = False, axis: Any = None
+    ) -> Labelled:
+        dim = axis if dim is None else dim
         value = function(x.value, dim=dim, keepdim=keepdim)
         units = x.units
-        axes = range(units.ndim) if dim is None else np.atleast_1d(dim) % units.ndim
-        for axis in axes:
-            units = _reduce_symmetrically(run, units, axis)
+        reduced = range(units.ndim) if dim is None else np.atleast_1d(dim) % units.ndim
+        for place in reduced:
+            units = _reduce_symmetrically(run, units, place)
         return Labelled(value, units.reshape(value.shape))
 
     return rule
+
+
+def tie_along(run: Run, units: np.ndarray, axis: int) -> np.ndarray:
+    """Units of a function of all elements along an axis, which treats them alike.
+
+    Where these are the same features everywhere, they may still be reordered; where they differ,
+    each result depends on all of them, which then move together.
+    """
+    units = run.units.resolve(units)
+    rows = np.moveaxis(units, axis, -1).reshape(-1, units.shape[axis])
+    if not (rows == rows[0]).all():
+        run.units.unify(units, units.take([0], axis))
+        units = run.units.resolve(units)
+    return units
 
 
 def _reduce_symmetrically(run: Run, units: np.ndarray, axis: int) -> np.ndarray:
@@ -217,13 +234,29 @@ def _scaled_dot_product_attention(
     )
 
 
-def _softmax(run: Run, x: Labelled, *args: Any, **kwargs: Any) -> Labelled:
-    kwargs.pop("_stacklevel", None)
-    return Labelled(functional.softmax(x.value, *args, **kwargs), x.units)
+def _softmax(function: Callable) -> Callable:
+    def rule(
+        run: Run, x: Labelled, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+    ) -> Labelled:
+        if dim is None:
+            raise UnsupportedOperationError("a softmax without dim")
+        return Labelled(function(x.value, dim=dim, dtype=dtype), tie_along(run, x.units, dim))
+
+    return rule
 
 
-def _dropout(run: Run, x: Labelled, *args: Any, **kwargs: Any) -> Labelled:
+def _dropout(
+    run: Run, x: Labelled, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Labelled:
+    if training:
+        raise UnsupportedOperationError("a dropout that is always on (training=True)")
     return x
+
+
+def index(run: Run, x: Labelled, place: Any) -> Labelled:
+    """Rule of indexing: units are picked like values; an index itself is no feature."""
+    place = values_of(place)
+    return Labelled(x.value[place], torch.as_tensor(np.array(x.units))[place].numpy())
 
 
 def _name(function: Callable) -> str:
@@ -244,7 +277,7 @@ _BINARY = (
 _MOVING = (
     torch.reshape, torch.flatten, torch.permute, torch.transpose, torch.cat, torch.concat,
     torch.stack, torch.chunk, torch.split, torch.unbind, torch.squeeze, torch.unsqueeze,
-    operator.getitem, torch.movedim, torch.swapaxes, torch.unflatten, torch.tensor_split,
+    torch.movedim, torch.swapaxes, torch.unflatten, torch.tensor_split,
 )  # fmt: skip
 _POOLING = (
     functional.max_pool1d, functional.max_pool2d, functional.max_pool3d, functional.avg_pool1d,
@@ -255,9 +288,11 @@ _POOLING = (
 
 FUNCTIONS: dict[Callable, Rule] = {
     functional.linear: linear,
-    functional.softmax: _softmax,
-    torch.softmax: _softmax,
-    functional.log_softmax: _same(functional.log_softmax),
+    functional.softmax: _softmax(torch.softmax),
+    torch.softmax: _softmax(torch.softmax),
+    functional.log_softmax: _softmax(torch.log_softmax),
+    torch.log_softmax: _softmax(torch.log_softmax),
+    operator.getitem: index,
     functional.dropout: _dropout,
     torch.matmul: _matmul,
     torch.bmm: _matmul,
@@ -285,7 +320,7 @@ def _method(name: str) -> Callable:
 
 _ELEMENT_METHODS = (
     "relu", "sigmoid", "tanh", "exp", "sqrt", "rsqrt", "abs", "neg", "square", "clone", "clamp",
-    "contiguous", "float", "double", "pow", "detach", "type_as",
+    "contiguous", "float", "double", "pow", "detach",
 )  # fmt: skip
 _MOVING_METHODS = (
     "reshape", "flatten", "permute", "transpose", "chunk", "split", "unbind", "squeeze",
@@ -296,7 +331,8 @@ METHODS: dict[str, Rule] = {
     "view": moved(_method("view"), _method("reshape")),  # units need not have the strides
     "matmul": _matmul,
     "bmm": _matmul,
-    "softmax": _softmax,
+    "softmax": _softmax(torch.softmax),
+    "log_softmax": _softmax(torch.log_softmax),
     "mean": _mean(torch.mean),
     "sum": _mean(torch.sum),
     **{name: _combined(_method(name)) for name in ("add", "sub", "mul", "div", "add_", "mul_")},

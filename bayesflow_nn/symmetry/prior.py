@@ -47,7 +47,8 @@ def log_prior(chart: WeightChart, weights: Tensor, scale: float) -> Tensor:
         )
     manifold = chart.canonical_manifold
     spheres = [block for block in manifold.blocks if isinstance(block, SphereBlock)]
-    if chart.geometry == "product_sphere" and chart.output_layer == "polar":
+    is_mlp = chart.architecture is not None and chart.architecture.is_mlp
+    if is_mlp and chart.geometry == "product_sphere" and chart.output_layer == "polar":
         spheres.pop()  # direction and norm of the output layer are normal together
     uniform = ProductManifold(spheres) if spheres else None
     n_normal, n_unit, log_volume = manifold.dimension, 0, 0.0

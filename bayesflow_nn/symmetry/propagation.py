@@ -6,6 +6,7 @@ units likewise; the others say what they tie. An operation that is not listed he
 
 from __future__ import annotations
 
+import inspect
 import operator
 import re
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from bayesflow_nn.symmetry.labelled import (
     Labelled,
+    Rule,
     UnsupportedOperationError,
     along,
     find_labelled,
@@ -45,6 +47,9 @@ class Propagation(fx.Interpreter):
     event : int
         Number of the operation that is being run.
     """
+
+    products = (torch.matmul, operator.matmul, "matmul")
+    """Operations that record a matrix which they multiply by."""
 
     extra_traceback = False  # the errors below say themselves where they come from
 
@@ -85,7 +90,10 @@ class Propagation(fx.Interpreter):
         """Give parameters and buffers units of their own, one per element at first."""
         value = super().get_attr(target, args, kwargs)
         name = self._names.get(id(value))
-        if name is None or not value.is_floating_point() or _is_weight(self._node):
+        if name is None or not value.is_floating_point():
+            return fixed(value)
+        layers = (functional.linear, *(self.products if value.ndim == 2 else ()))
+        if _is_weight(self._node, layers):
             return fixed(value)
         if name not in self._elements:
             units = self.units.new(value.numel(), 0).reshape(value.shape)
@@ -98,7 +106,7 @@ class Propagation(fx.Interpreter):
         rule = next((MODULES[kind] for kind in type(module).__mro__ if kind in MODULES), None)
         if rule is None:
             raise UnsupportedOperationError(f"module {target!r} of type {type(module).__name__}")
-        return rule(self, module, *args, **kwargs)
+        return self._follow(rule, f"module {target!r}", module, *args, **kwargs)
 
     def call_function(self, target: Callable, args: tuple, kwargs: dict) -> Any:
         """Tie what a function ties."""
@@ -107,10 +115,10 @@ class Propagation(fx.Interpreter):
             return fixed(target(*args, **kwargs))
         if target is getattr:
             return _attribute(*args)
+        name = f"function {getattr(target, '__name__', target)!r}"
         if target not in FUNCTIONS:
-            name = getattr(target, "__name__", target)
-            raise UnsupportedOperationError(f"function {name!r}")
-        return FUNCTIONS[target](self, *args, **kwargs)
+            raise UnsupportedOperationError(name)
+        return self._follow(FUNCTIONS[target], name, *args, **kwargs)
 
     def call_method(self, target: str, args: tuple, kwargs: dict) -> Any:
         """Tie what a method ties."""
@@ -120,7 +128,14 @@ class Propagation(fx.Interpreter):
             return getattr(args[0].value, target)(*args[1:], **kwargs)
         if target not in METHODS:
             raise UnsupportedOperationError(f"method {target!r}")
-        return METHODS[target](self, *args, **kwargs)
+        return self._follow(METHODS[target], f"method {target!r}", *args, **kwargs)
+
+    def _follow(self, rule: Rule, name: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            inspect.signature(rule).bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise UnsupportedOperationError(f"{name} with these options ({error})") from error
+        return rule(self, *args, **kwargs)
 
     def make(self, value: Tensor, axis: int, n: int) -> np.ndarray:
         """New units along one axis of an activation."""
@@ -151,11 +166,14 @@ class Propagation(fx.Interpreter):
     def _tie_elements(self) -> None:
         """Sort parameters that were used as activations into axes; fix what does not fit."""
         for name, units in self._elements.items():
+            # Layers may have noted axes of the same parameter.
+            noted = [axis for own, axis in self.axes if own == name]
+            for axis in noted:
+                self.units.unify(units, along(self.axes[name, axis], axis, units.shape))
             moved = self.units.resolve(units)
             varying = [axis for axis in range(moved.ndim) if (moved != moved.take([0], axis)).any()]
             if len(varying) == 1:
-                axis = varying[0]
-                self.axes[name, axis] = self.reduce(units, axis)
+                self.axes[name, varying[0]] = self.reduce(units, varying[0])
             elif varying:
                 self.units.fix(units)
 
@@ -180,8 +198,6 @@ def _source_line(node: fx.Node) -> str:
     )
 
 
-def _is_weight(node: fx.Node) -> bool:
-    """Whether a parameter is used by dense layers alone, which record it."""
-    return all(
-        user.target is functional.linear and node not in user.args[:1] for user in node.users
-    )
+def _is_weight(node: fx.Node, layers: tuple) -> bool:
+    """Whether a parameter is used by these operations alone, which record it, as their weight."""
+    return all(user.target in layers and node not in user.args[:1] for user in node.users)

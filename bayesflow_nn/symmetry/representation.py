@@ -153,7 +153,9 @@ class ActivationRepresentation:
             for name, layer in self.layers.items()
         ]
         try:
-            functional_call(self.module, state, (self.inputs.to(row),))
+            inputs = self.inputs
+            inputs = inputs.to(row) if inputs.is_floating_point() else inputs.to(row.device)
+            functional_call(self.module, state, (inputs,))
         finally:
             for handle in handles:
                 handle.remove()

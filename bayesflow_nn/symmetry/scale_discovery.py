@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesflow_nn.symmetry.discovery import _differ, _random_state, _randomise, _trace
+from bayesflow_nn.symmetry.discovery import trace
 from bayesflow_nn.symmetry.groups import Slot
+from bayesflow_nn.symmetry.proof import prove
 from bayesflow_nn.symmetry.scale_factors import EXPONENTS, Factor
 from bayesflow_nn.symmetry.scale_groups import ScaleGroup, Statistic, scale
 from bayesflow_nn.symmetry.scale_propagation import ScalePropagation
 from bayesflow_nn.symmetry.units import FIXED
-from bayesflow_nn.weights.random_state import RandomState, draw_seed
+from bayesflow_nn.weights.random_state import RandomState
 
 
 def discover_scales(
@@ -73,7 +74,7 @@ def discover_scales(
     judged = copy.deepcopy(module).eval()
     dtype = next((p.dtype for p in judged.parameters()), torch.float32)
     example = tuple(x.to(dtype) if x.is_floating_point() else x for x in example)
-    traced, found, taken = _trace(judged), [], set()
+    traced, found, taken = trace(judged), [], set()
     for signs in (False, True):
         propagation = ScalePropagation(traced, judged, signs=signs)
         # Copies, since modules may change their inputs in place.
@@ -108,29 +109,18 @@ def verify_scales(
         Names the first group that changes an output by more than 1e-9 of its size, in float64 and
         evaluation mode, with random parameters and buffers.
     """
-    generator = torch.Generator().manual_seed(draw_seed(random_state))
-    judged = copy.deepcopy(module).cpu().double().eval()
-    state = _random_state(judged, generator)
-    inputs = [
-        _randomise(x.cpu().double() if x.is_floating_point() else x, generator) for x in example
-    ]
-    factors = [_random_factors(group, generator) for group in groups]
-    with torch.no_grad():
-        before = torch.func.functional_call(judged, state, tuple(x.clone() for x in inputs))
-
-        def changes(some: Sequence[ScaleGroup], own: Sequence[Tensor]) -> bool:
-            copies = tuple(x.clone() for x in inputs)
-            return _differ(judged, scale(some, state, own), copies, before)
-
-        if changes(groups, factors):
-            for group, own in zip(groups, factors, strict=True):
-                if changes([group], [own]):
-                    raise RuntimeError(
-                        f"the {group.kind} group of {group.name!r} is no symmetry of the module: "
-                        f"scaling its {group.size} units changes the outputs; please report the "
-                        f"module, or leave the group out."
-                    )
-            raise RuntimeError("each group is a symmetry of the module, all together are not.")
+    prove(
+        module,
+        example,
+        groups,
+        draw=_random_factors,
+        act=scale,
+        describe=lambda group: (
+            f"the {group.kind} group of {group.name!r} is no symmetry of the module: scaling its "
+            f"{group.size} units changes the outputs"
+        ),
+        random_state=random_state,
+    )
 
 
 def _random_factors(group: ScaleGroup, generator: torch.Generator) -> Tensor:

@@ -44,6 +44,8 @@ class ScalePropagation(Propagation):
         When each was used first.
     """
 
+    products = ()  # matrices that are multiplied by are activations here
+
     def __init__(self, graph_module: fx.GraphModule, module: nn.Module, *, signs: bool) -> None:
         super().__init__(graph_module, module)
         self.signs = signs

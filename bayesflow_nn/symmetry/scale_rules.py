@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bayesflow_nn.symmetry.labelled import Labelled, Rule, along, find_labelled, values_of
-from bayesflow_nn.symmetry.operation_rules import moved
+from bayesflow_nn.symmetry.operation_rules import index, moved
 from bayesflow_nn.symmetry.scale_factors import Factor, ScaleRun, is_free, tie
 from bayesflow_nn.symmetry.units import FIXED
 
@@ -181,12 +181,6 @@ def moving(function: Callable, for_units: Callable | None = None) -> Rule:
     return moving_rule
 
 
-def _getitem(run: ScaleRun, x: Labelled, index: Any) -> Labelled:
-    index = values_of(index)
-    units = torch.as_tensor(np.array(x.units))[index].numpy()
-    return Labelled(x.value[index], units)
-
-
 def linear(run: ScaleRun, x: Labelled, weight: Labelled, bias: Labelled | None = None) -> Labelled:
     """Rule of a dense layer: new units on the rows, and those of its input on the columns."""
     weight, bias = values_of((weight, bias))
@@ -256,7 +250,7 @@ FUNCTIONS: dict[Callable, Rule] = {
     torch.clamp: _clamped(torch.clamp),
     torch.mean: _reduction(torch.mean),
     torch.sum: _reduction(torch.sum),
-    operator.getitem: _getitem,
+    operator.getitem: index,
 }  # fmt: skip
 """Rules of functions."""
 

@@ -20,8 +20,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from bayesflow_nn.symmetry.block_matching import BlockSolver, Networks, make_blocks
+from bayesflow_nn.symmetry.block_matching import HEADS, BlockSolver, Networks, make_blocks
 from bayesflow_nn.symmetry.groups import PermutationGroup
+from bayesflow_nn.weights.validation import check_option
 
 _CHUNK_BYTES = 64 * 2**20
 """Similarities and copied weights held at a time."""
@@ -73,7 +74,9 @@ def match_weights(
         permuted further with gain, up to groups that lie on two axes of one parameter.
     """
     n_networks = len(next(iter(networks.values())))
-    known = {name: networks[name] for name in reference}
+    check_option("heads", heads, HEADS)
+    known = {n: tensor.detach() for n, tensor in networks.items() if n in reference}
+    reference = {n: tensor.detach() for n, tensor in reference.items() if n in known}
     size = _chunk_size(groups, known)
     parts = []
     with _one_thread():

@@ -12,6 +12,7 @@ any, therefore measure both the scales s and the width sigma.
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,8 @@ from torch import Tensor
 
 Reducer = int | float | Any
 """Number of components, fraction of the variance, or an estimator such as scikit-learn's PCA."""
+
+_FEW = 10  # held-out rows that know a scale to about a fifth
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ class PrincipalSubspace:
             with the attributes of ``sklearn.decomposition.PCA``, which is cloned and fitted
             (``IncrementalPCA`` works through rows in batches).
         held_out : Tensor of shape (m, n_features), optional
-            Rows that measure scales and width. Those that the components were found in have latents
-            of a larger variance then.
+            Rows that measure the width and, if there are at least ten, the scales. Those that the
+            components were found in have latents of a larger variance then.
         random_state : int, optional
             For components of large arrays, which scikit-learn finds by random projections.
 
@@ -91,6 +94,7 @@ class PrincipalSubspace:
         """
         estimator = _make_estimator(reducer, rows, random_state)
         estimator.fit(rows.detach().cpu().numpy())
+        _check_attributes(estimator)
         attributes = estimator.mean_, estimator.components_, estimator.explained_variance_
         mean, components, variance = (torch.as_tensor(values).to(rows) for values in attributes)
         if variance.min() <= _resolution(rows) ** 2:
@@ -100,7 +104,7 @@ class PrincipalSubspace:
                 f"variance; take fewer."
             )
         subspace = cls(mean, components, variance.sqrt(), math.nan)
-        if held_out is not None:
+        if held_out is not None and len(held_out) >= _FEW:
             subspace = replace(subspace, scale=subspace._measure_scale(held_out))
         return replace(
             subspace, width=subspace._measure_width(rows if held_out is None else held_out)
@@ -167,7 +171,8 @@ class PrincipalSubspace:
 
 def check_reducer(reducer: Reducer | None) -> None:
     """Raise unless `reducer` is None, a count, a fraction, or an estimator of components."""
-    is_number = isinstance(reducer, int | float) and not isinstance(reducer, bool)
+    is_number = isinstance(reducer, numbers.Real) and not isinstance(reducer, bool)
+    is_number = is_number and math.isfinite(reducer)
     is_count = is_number and reducer >= 1 and reducer == int(reducer)
     is_estimator = hasattr(reducer, "fit") and hasattr(reducer, "inverse_transform")
     if reducer is None or is_count or is_estimator or (is_number and 0 < reducer < 1):
@@ -176,6 +181,19 @@ def check_reducer(reducer: Reducer | None) -> None:
         f"reducer must be None, a number of components, a fraction of the variance in (0, 1), or "
         f"an estimator such as sklearn.decomposition.PCA(100), got {reducer!r}."
     )
+
+
+def _check_attributes(estimator: Any) -> None:
+    missing = [
+        name
+        for name in ("mean_", "components_", "explained_variance_")
+        if not hasattr(estimator, name)
+    ]
+    if missing:
+        raise ValueError(
+            f"reducer must have the attributes of sklearn.decomposition.PCA after fit, got "
+            f"{estimator!r} without {missing}; use PCA or IncrementalPCA."
+        )
 
 
 def _resolution(rows: Tensor) -> float:

@@ -1,11 +1,14 @@
 """Groups of patterns that real modules are made of; every group found is proved by `discover`."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from bayesflow_nn.symmetry import discover
+from bayesflow_nn.symmetry import PermutationGroup, Slot, discover, verify_groups
+from bayesflow_nn.symmetry.labelled import UnsupportedOperationError
+from bayesflow_nn.symmetry.proof import separating_subsets
 
 IMAGE = torch.randn(2, 3, 16, 16)
 ROWS = torch.randn(4, 5)
@@ -159,9 +162,60 @@ def rotated():
     return Pattern(forward, read=nn.Linear(5, 8), head=nn.Linear(8, 3))
 
 
+def softmax_of_two():
+    """A softmax between two layers ties their units; each alone can move nothing."""
+
+    def forward(m, x):
+        shares = torch.stack([m.first(x), m.second(x)]).softmax(0)
+        return m.third(shares[0]) + m.fourth(shares[1])
+
+    layers = {"first": nn.Linear(5, 6), "second": nn.Linear(5, 6)}
+    return Pattern(forward, third=nn.Linear(6, 2), fourth=nn.Linear(6, 2), **layers)
+
+
+def picked_by_buffer():
+    module = Pattern(
+        lambda m, x: m.head(functional.relu(m.read(x))[:, m.order]),
+        read=nn.Linear(5, 6),
+        head=nn.Linear(6, 2),
+    )
+    module.register_buffer("order", torch.tensor([1, 0, 2, 3, 5, 4]))
+    return module
+
+
+def in_place():
+    return Pattern(
+        lambda m, x: m.head(functional.relu(m.read(x.add_(1)), inplace=True)),
+        read=nn.Linear(5, 6),
+        head=nn.Linear(6, 2),
+    )
+
+
+def transposed_embedding():
+    """The matrix is looked up in and multiplied by: its columns move with the rows of `dense`."""
+    return Pattern(
+        lambda m, tokens: functional.relu(m.dense(m.embedding(tokens))) @ m.embedding.weight.T,
+        embedding=nn.Embedding(11, 6),
+        dense=nn.Linear(6, 6),
+    )
+
+
+def centred():
+    return Pattern(
+        lambda m, x: m.head((lambda h: h - h.mean(axis=1, keepdim=True))(m.read(x))),
+        read=nn.Linear(5, 6),
+        head=nn.Linear(6, 2),
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "example", "sizes"),
     [
+        (softmax_of_two, ROWS, [6]),
+        (picked_by_buffer, ROWS, [6]),
+        (in_place, ROWS, [6]),
+        (transposed_embedding, TOKENS, [6]),
+        (centred, ROWS, [6]),
         (squeeze_excite, IMAGE, [8, 4]),
         (convnext, IMAGE, [8, 32]),
         (gated, ROWS, [8]),
@@ -175,4 +229,59 @@ def rotated():
     ],
 )
 def test_groups_of_common_patterns(make, example, sizes):
+    before = example.clone()
     assert sorted(group.size for group in discover(make(), example)) == sorted(sizes)
+    assert torch.equal(example, before)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 20])
+def test_of_any_two_groups_one_is_proved_without_the_other(n):
+    subsets = [set(subset) for subset in separating_subsets(range(n))]
+    assert set(range(n)) in subsets
+    for a in range(n):
+        for b in range(n):
+            assert a == b or any(a in subset and b not in subset for subset in subsets)
+
+
+def test_groups_that_move_only_together_do_not_pass_the_proof():
+    """With two units each, both groups of the softmax have the same single permutation."""
+    module = softmax_of_two()
+    for name in ("first", "second"):
+        setattr(module, name, nn.Linear(5, 2))
+    for name in ("third", "fourth"):
+        setattr(module, name, nn.Linear(2, 2))
+    positions = np.arange(2)[:, None]
+    apart = [
+        PermutationGroup(
+            made,
+            2,
+            tuple(
+                Slot(name, axis, positions)
+                for name, axis in (
+                    (f"{made}.weight", 0),
+                    (f"{made}.bias", 0),
+                    (f"{read}.weight", 1),
+                )
+            ),
+        )
+        for made, read in (("first", "third"), ("second", "fourth"))
+    ]
+    with pytest.raises(RuntimeError, match="the group of 'first' is no symmetry"):
+        verify_groups(module, (ROWS,), apart)
+
+
+def test_options_without_a_rule_are_named():
+    always = Pattern(
+        lambda m, x: m.head(functional.dropout(m.read(x), 0.5)),
+        read=nn.Linear(5, 6),
+        head=nn.Linear(6, 2),
+    )
+    with pytest.raises(UnsupportedOperationError, match="a dropout that is always on"):
+        discover(always, ROWS)
+    summed = Pattern(
+        lambda m, x: m.head(m.read(x)).sum(dim=1, dtype=torch.float64),
+        read=nn.Linear(5, 6),
+        head=nn.Linear(6, 2),
+    )
+    with pytest.raises(UnsupportedOperationError, match="method 'sum' with these options"):
+        discover(summed, ROWS)

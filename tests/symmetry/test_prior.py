@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from scipy.integrate import quad
+from torch import nn
 
 from bayesflow_nn.geometry import ProductManifold, SphereBlock
 from bayesflow_nn.symmetry import WeightChart, log_prior
@@ -83,3 +84,16 @@ def test_the_normalized_geometry_has_no_density_of_networks(weights):
     chart = WeightChart(MLP, "normalized").fit(weights)
     with pytest.raises(ValueError, match="geometry must be 'product_sphere' or 'euclidean'"):
         log_prior(chart, weights, 1.0)
+
+
+def test_of_a_convolutional_network_filters_are_uniform_and_the_rest_is_normal():
+    """Nothing is polar there, whatever the option says."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4, 2))
+    cnn = Architecture(net, example_input=torch.randn(2, 1, 4, 4))
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(6, cnn.n_weights, generator=generator, dtype=torch.float64)
+    chart = WeightChart(cnn, "product_sphere", "polar", logit_shift=False).fit(weights)
+    canonical = chart.to_weights(chart.to_point(weights))
+    volume = float(ProductManifold([SphereBlock(3, 9)]).log_volume())
+    expected = normal(canonical[:, 27:]) - volume
+    torch.testing.assert_close(log_prior(chart, canonical, SCALE), expected)

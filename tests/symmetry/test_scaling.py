@@ -215,7 +215,11 @@ def test_gradients_pass_and_are_finite_at_dead_rows():
 def test_it_clones_and_needs_no_fit():
     mlp = Architecture.mlp([5, 7, 3])
     canonicalizer = clone(ScaleCanonicalizer(mlp, logit_shift=False))
-    assert canonicalizer.get_params() == {"architecture": mlp, "logit_shift": False}
+    assert canonicalizer.get_params() == {
+        "architecture": mlp,
+        "logit_shift": False,
+        "inputs": None,
+    }
     assert canonicalizer.transform(np.ones((2, mlp.n_weights))).shape == (2, mlp.n_weights)
 
 

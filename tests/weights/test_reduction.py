@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
-from sklearn.decomposition import PCA, IncrementalPCA
+from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 
 from bayesflow_nn.weights.reduction import PrincipalSubspace, check_reducer
 
@@ -102,8 +102,17 @@ def test_what_cannot_be_fitted_is_said():
         PrincipalSubspace.fit(rows, 5)
     with pytest.raises(ValueError, match="3 of which 1 have no variance"):
         PrincipalSubspace.fit(rows[[0, 1, 2, 0, 1, 2]], 3)
-    for reducer in (0, -1, 1.5, True, "pca", math.nan):
+    for reducer in (0, -1, 1.5, True, "pca", math.nan, math.inf):
         with pytest.raises(ValueError, match="reducer must be None, a number of components"):
             check_reducer(reducer)
-    for reducer in (None, 3, 0.5, PCA()):
+    with pytest.raises(ValueError, match=r"without \['mean_', 'explained_variance_'\]|mean_"):
+        PrincipalSubspace.fit(rows, TruncatedSVD(2))
+    for reducer in (None, 3, np.int64(3), 0.5, PCA()):
         check_reducer(reducer)
+
+
+def test_too_few_held_out_rows_leave_scales_alone():
+    rows = draw_rows(100)
+    own = PrincipalSubspace.fit(rows, N_LATENT).scale
+    assert torch.equal(PrincipalSubspace.fit(rows, N_LATENT, rows[:2] + 3).scale, own)
+    assert not torch.equal(PrincipalSubspace.fit(rows, N_LATENT, draw_rows(10, seed=3)).scale, own)
