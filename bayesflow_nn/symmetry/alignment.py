@@ -59,6 +59,8 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         two. By default those of the population or the architecture.
     n_restarts : int
         Further descents of weight matching from random orders, of which the best is kept.
+    n_exact : int
+        If all groups together have at most so many orders, all of them are tried.
     logit_shift : {"auto", True, False}
         Whether the mean over classes of the output layer is left out of the comparison. "auto":
         for populations with ``task="classification"``.
@@ -111,6 +113,7 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         groups: Sequence[PermutationGroup] | None = None,
         inputs: ArrayLike | Tensor | None = None,
         n_restarts: int = 0,
+        n_exact: int = 0,
         logit_shift: str | bool = "auto",
         max_iter: int = 30,
         tol: float = 1e-4,
@@ -123,6 +126,7 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         self.groups = groups
         self.inputs = inputs
         self.n_restarts = n_restarts
+        self.n_exact = n_exact
         self.logit_shift = logit_shift
         self.max_iter = max_iter
         self.tol = tol
@@ -225,6 +229,7 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         check_integer("max_iter", self.max_iter)
         check_integer("max_reference_networks", self.max_reference_networks)
         check_integer("n_restarts", self.n_restarts, low=0)
+        check_integer("n_exact", self.n_exact, low=0)
         check_real("tol", self.tol, 0)
         if isinstance(self.reference, str):
             check_option("reference", self.reference, ("barycentre", "medoid"))
@@ -295,6 +300,7 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
             reference,
             heads=self._heads,
             n_restarts=self.n_restarts,
+            n_exact=self.n_exact,
             generator=generator,
         )
         if self.method != "sinkhorn":

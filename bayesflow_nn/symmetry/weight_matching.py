@@ -14,6 +14,8 @@ in the networks where a group that shares a parameter moved.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bayesflow_nn.symmetry.block_matching import HEADS, BlockSolver, Networks, make_blocks
-from bayesflow_nn.symmetry.groups import PermutationGroup
+from bayesflow_nn.symmetry.groups import PermutationGroup, permute_all
 from bayesflow_nn.weights.validation import check_option
 
 _CHUNK_BYTES = 64 * 2**20
@@ -50,6 +52,7 @@ def match_weights(
     *,
     heads: str = "assignment",
     n_restarts: int = 0,
+    n_exact: int = 0,
     generator: torch.Generator | None = None,
 ) -> list[Tensor]:
     """Permutations that bring every network close to the reference.
@@ -64,6 +67,9 @@ def match_weights(
         once by singular values; see :mod:`bayesflow_nn.symmetry.block_matching`.
     n_restarts : int
         Further descents from random orders, of which the best result is kept.
+    n_exact : int
+        If all groups together have at most so many orders, all are tried instead, which is exact:
+        two layers of five neurons have 14,400.
     generator : torch.Generator, optional
         Draws these orders.
 
@@ -77,6 +83,8 @@ def match_weights(
     check_option("heads", heads, HEADS)
     known = {n: tensor.detach() for n, tensor in networks.items() if n in reference}
     reference = {n: tensor.detach() for n, tensor in reference.items() if n in known}
+    if math.prod(math.factorial(group.size) for group in groups) <= n_exact:
+        return _try_all_orders(groups, known, reference)
     size = _chunk_size(groups, known)
     parts = []
     with _one_thread():
@@ -90,6 +98,27 @@ def match_weights(
                 descent.take_better(other)
             parts.append(descent.permutations)
     return [torch.cat(kind) for kind in zip(*parts, strict=True)]
+
+
+def _try_all_orders(
+    groups: Sequence[PermutationGroup], networks: Networks, reference: Networks
+) -> list[Tensor]:
+    """Of all orders of all groups those with the largest inner product, by enumeration."""
+    n_networks = len(next(iter(networks.values())))
+    orders = [torch.tensor(list(itertools.permutations(range(g.size)))) for g in groups]
+    best = [torch.zeros(n_networks, dtype=torch.long) for _ in groups]
+    largest = torch.full((n_networks,), -torch.inf)
+    for choice in itertools.product(*(range(len(order)) for order in orders)):
+        chosen = [order[index] for order, index in zip(orders, choice, strict=True)]
+        batched = [order.expand(n_networks, -1) for order in chosen]
+        moved = permute_all(groups, networks, batched)
+        value = sum((moved[n] * t).flatten(1).sum(1) for n, t in reference.items()).cpu()
+        better = value > largest
+        largest = torch.where(better, value, largest.to(value))
+        for own, index in zip(best, choice, strict=True):
+            own[better] = index
+    device = next(iter(networks.values())).device
+    return [order[own].to(device) for order, own in zip(orders, best, strict=True)]
 
 
 class _Descent:

@@ -82,6 +82,24 @@ def test_it_agrees_with_a_plain_loop_over_networks(sizes):
         assert torch.equal(found, plain)
 
 
+def test_few_orders_are_all_tried():
+    """The descent is not always at the optimum over two layers; enumeration is."""
+    groups, networks, reference = random_networks([3, 4, 4, 2], 20)
+    best = torch.full((20,), -torch.inf).double()
+    for first in all_permutations(4):
+        for second in all_permutations(4):
+            orders = [first.expand(20, -1), second.expand(20, -1)]
+            best = best.maximum(inner_products(permute_all(groups, networks, orders), reference))
+
+    def reached(**options):
+        orders = match_weights(groups, networks, reference, **options)
+        return inner_products(permute_all(groups, networks, orders), reference)
+
+    torch.testing.assert_close(reached(n_exact=576), best)
+    assert (reached() < best - 0.01).any()
+    assert torch.equal(reached(n_exact=575), reached())
+
+
 def test_chunks_do_not_change_the_result(monkeypatch):
     given = random_networks([4, 6, 5, 2], 23)
     together = match_weights(*given)
