@@ -592,7 +592,7 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
             self.architecture_,
             self.alignment,
             inputs=self.inputs_,
-            logit_shift=self._has_logit_shift,
+            logit_shift=self.architecture_.is_mlp and self._has_logit_shift,
             random_state=draw_seed(generator) % 2**32,
         )
 

@@ -63,7 +63,7 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         If all groups together have at most so many orders, all of them are tried.
     logit_shift : {"auto", True, False}
         Whether the mean over classes of the output layer is left out of the comparison. "auto":
-        for populations with ``task="classification"``.
+        for perceptrons with ``task="classification"``.
     max_iter : int
         Bound on the number of times the barycentre is refined.
     tol : float
@@ -196,14 +196,8 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
             If weights have a wrong shape or architecture, or are not finite.
         """
         given = self._read(weights)
-        networks = given.architecture.unflatten(given.tensor)
-        source = given.source
-        buffers = self._buffers(source) if isinstance(source, WeightPopulation) else {}
-        moved = permute_all(self.groups_, networks | buffers, self._match(given.tensor))
-        aligned = given.architecture.flatten({name: moved[name] for name in networks})
-        if buffers:
-            return source.replace(aligned, buffers={name: moved[name] for name in buffers})
-        return given.like_source(aligned)
+        state = given.state({slot.parameter for group in self.groups_ for slot in group.slots})
+        return given.like_state(permute_all(self.groups_, state, self._match(given.tensor)))
 
     def permutations(self, weights: ArrayLike | Tensor | WeightPopulation) -> list[Tensor]:
         """Orders of the neurons that `transform` applies.
@@ -250,15 +244,6 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
                 "population nor the architecture has any; pass inputs=X."
             )
         return ActivationRepresentation(self.architecture_, self.groups_, inputs)
-
-    def _buffers(self, population: WeightPopulation) -> dict[str, Tensor]:
-        """Buffers on which groups act: those of the population, or copies of the module's own."""
-        own = dict(self.architecture_.module.named_buffers())
-        known = population.buffers or {}
-        names = {s.parameter for group in self.groups_ for s in group.slots} & own.keys()
-        n = population.n_networks
-        missing = {name: own[name].expand(n, *own[name].shape) for name in names - known.keys()}
-        return known | missing if names else {}
 
     def _given_reference(self) -> Tensor:
         reference = torch.as_tensor(self.reference)

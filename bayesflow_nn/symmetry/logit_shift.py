@@ -23,7 +23,8 @@ def resolve_logit_shift(logit_shift: str | bool, given: NetworkInput) -> bool:
     Parameters
     ----------
     logit_shift : {"auto", True, False}
-        "auto": when the weights are a population of classifiers with several outputs.
+        "auto": when the weights are a population of classifiers with several outputs, which are
+        multilayer perceptrons.
     given : NetworkInput
         The weights.
 
@@ -34,12 +35,18 @@ def resolve_logit_shift(logit_shift: str | bool, given: NetworkInput) -> bool:
     Raises
     ------
     ValueError
-        If `logit_shift` is none of the three, or True for a single output.
+        If `logit_shift` is none of the three, or True for a single output or another module.
     """
     if logit_shift == "auto":
-        return given.is_classification and given.architecture.n_outputs != 1
+        several = given.architecture.is_mlp and given.architecture.n_outputs != 1
+        return given.is_classification and several
     if not isinstance(logit_shift, bool):
         raise ValueError(f"logit_shift must be 'auto', True or False, got {logit_shift!r}.")
+    if logit_shift and not given.architecture.is_mlp:
+        raise ValueError(
+            f"logit_shift must be 'auto' or False for {given.architecture!r}, whose output layer "
+            f"is not known, got True."
+        )
     if logit_shift:
         check_shiftable(given.architecture)
     return logit_shift

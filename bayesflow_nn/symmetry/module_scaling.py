@@ -137,29 +137,11 @@ class ModuleScaleCanonicalizer(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         given = read_networks(weights, self.architecture_)
-        networks = given.architecture.unflatten(given.tensor)
-        source = given.source
-        buffers = self._buffers(source) if isinstance(source, WeightPopulation) else {}
-        state = networks | buffers
+        state = given.state({s.slot.parameter for group in self.groups_ for s in group.statistics})
         for group, measured in zip(self.groups_, settled_weights(self.groups_), strict=True):
             if measured:
                 state |= group.scale(state, _canonical_factors(group, measured, state))
-        canonical = given.architecture.flatten({name: state[name] for name in networks})
-        if buffers:
-            return source.replace(canonical, buffers={name: state[name] for name in buffers})
-        return given.like_source(canonical)
-
-    def _buffers(self, population: WeightPopulation) -> dict[str, Tensor]:
-        """Buffers on which groups act: those of the population, or copies of the module's own."""
-        own = dict(self.architecture_.module.named_buffers())
-        known = population.buffers or {}
-        names = {s.slot.parameter for group in self.groups_ for s in group.statistics} & own.keys()
-        n = population.n_networks
-        missing = {
-            name: own[name].to(population.weights).expand(n, *own[name].shape)
-            for name in names - known.keys()
-        }
-        return known | missing if names else {}
+        return given.like_state(state)
 
 
 def find_scales(architecture: Architecture, inputs: Tensor | None = None) -> tuple[ScaleGroup, ...]:

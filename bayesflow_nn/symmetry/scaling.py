@@ -142,12 +142,7 @@ class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
         given = read_networks(weights, self.architecture)
         if given.architecture.is_mlp:
             check_scalable(given.architecture)
-            resolve_logit_shift(self.logit_shift, given)
-        elif self.logit_shift not in ("auto", False):
-            raise ValueError(
-                f"logit_shift must be 'auto' or False for {given.architecture!r}, whose output "
-                f"layer is not known, got {self.logit_shift!r}."
-            )
+        resolve_logit_shift(self.logit_shift, given)
         return given
 
     def _of_module(self, given: NetworkInput) -> ModuleScaleCanonicalizer:

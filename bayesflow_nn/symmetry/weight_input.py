@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,37 @@ class NetworkInput(WeightInput):
     """
 
     architecture: Architecture
+
+    def state(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Named parameters of all networks, and of their buffers those with these names.
+
+        Parameters
+        ----------
+        names : collection of str
+            What a symmetry acts on. Buffers that a population does not bring are copies of the
+            module's own; arrays have none.
+
+        Returns
+        -------
+        dict of str to Tensor of shape (n_networks, *shape)
+        """
+        state = self.architecture.unflatten(self.tensor)
+        if not isinstance(self.source, WeightPopulation):
+            return state
+        known = self.source.buffers or {}
+        for name, own in self.architecture.module.named_buffers():
+            if name in names:
+                expanded = own.to(self.tensor).expand(len(self.tensor), *own.shape)
+                state[name] = known.get(name, expanded)
+        return state
+
+    def like_state(self, state: Mapping[str, Tensor]) -> np.ndarray | Tensor | WeightPopulation:
+        """Put a changed `state` of the same networks into the type of the source."""
+        weights = self.architecture.flatten({name: state[name] for name in self.architecture.names})
+        buffers = {name: state[name] for name in state.keys() - set(self.architecture.names)}
+        if not buffers:
+            return self.like_source(weights)
+        return self.source.replace(weights, buffers=(self.source.buffers or {}) | buffers)
 
     @property
     def is_classification(self) -> bool:

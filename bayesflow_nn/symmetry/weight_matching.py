@@ -83,7 +83,7 @@ def match_weights(
     check_option("heads", heads, HEADS)
     known = {n: tensor.detach() for n, tensor in networks.items() if n in reference}
     reference = {n: tensor.detach() for n, tensor in reference.items() if n in known}
-    if math.prod(math.factorial(group.size) for group in groups) <= n_exact:
+    if n_exact and math.prod(math.factorial(group.size) for group in groups) <= n_exact:
         return _try_all_orders(groups, known, reference)
     size = _chunk_size(groups, known)
     parts = []

@@ -118,6 +118,13 @@ def test_functions_and_statistics_of_batch_norm_stay():
     )
 
 
+def test_the_logit_shift_of_other_modules_is_not_known():
+    architecture, _, shuffled, _ = planted("cnn")
+    with pytest.raises(ValueError, match="logit_shift must be 'auto' or False for Architecture"):
+        PermutationAligner(architecture, logit_shift=True).fit(shuffled)
+    assert PermutationAligner(architecture).fit(shuffled).logit_shift_ is False
+
+
 def test_groups_by_hand_replace_discovery():
     architecture, _, shuffled, _ = planted("cnn")
     groups = find_groups(architecture)
