@@ -22,7 +22,7 @@ from torch import Tensor
 from bayesflow_nn.weights import WeightPopulation
 from bayesflow_nn.weights.population import TASKS
 from bayesflow_nn.weights.training_data import check_data
-from bayesflow_nn.weights.validation import check_inputs, check_real, name_rows
+from bayesflow_nn.weights.validation import as_tensor, check_inputs, check_real, name_rows
 
 _CHUNK = 2**16  # network-input pairs evaluated at once
 
@@ -78,7 +78,7 @@ class PointwiseModel:
         self.classifies = population.task == "classification"
         self.noise = _check_noise(noise, self.classifies, needed=draws or y is not None)
         architecture, weights = population.architecture, population.weights
-        self.X = _as_tensor(X).to(weights.device)
+        self.X = as_tensor(X).to(weights.device)
         if architecture.is_mlp or self.X.is_floating_point():  # others may be token indices
             self.X = self.X.to(weights.dtype)
         check_inputs(self.X, architecture.sizes[0] if architecture.is_mlp else None)
@@ -88,7 +88,7 @@ class PointwiseModel:
         self.y = None
         if y is not None:
             loss = "cross_entropy" if self.classifies else "mse"
-            self.y = check_data(architecture, self.X, _as_tensor(y), loss, None).y
+            self.y = check_data(architecture, self.X, as_tensor(y), loss, None).y
         n_outputs = self._run(slice(0, 1), self.X[:1]).shape[-1]
         if self.classifies and n_outputs < 2:
             raise ValueError(
@@ -156,8 +156,3 @@ def _check_noise(noise: float | None, classifies: bool, *, needed: bool) -> floa
     if classifies:
         raise ValueError(f"noise must be None for classification, got {noise!r}.")
     return check_real("noise", noise, 0, strict=True)
-
-
-def _as_tensor(values: ArrayLike | Tensor) -> Tensor:
-    # A copy of an array, since torch warns about sharing memory with a read-only one.
-    return values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from bayesflow_nn.weights.validation import name_rows
+from bayesflow_nn.weights.validation import as_tensor, name_rows
 
 
 def check_points(
     name: str, points: ArrayLike | Tensor, *, n_coordinates: int | None = None, at_least: int = 1
 ) -> Tensor:
     """Return finite points ``(n_points, n_coordinates)`` as a tensor, or raise."""
-    tensor = _as_tensor(points)
+    tensor = as_tensor(points)
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be of floating point, got {tensor.dtype}.")
     if tensor.ndim != 2 or len(tensor) < at_least or n_coordinates not in (None, tensor.shape[1]):
@@ -30,7 +29,7 @@ def check_points(
 
 def check_probabilities(name: str, values: ArrayLike | Tensor) -> Tensor:
     """Return probabilities ``(n_networks, n_inputs, n_classes)`` as a tensor, or raise."""
-    p = _as_tensor(values)
+    p = as_tensor(values)
     if p.ndim != 3 or 0 in p.shape:
         raise ValueError(
             f"{name} must have shape (n_networks, n_inputs, n_classes) without empty dimensions, "
@@ -46,7 +45,7 @@ def check_probabilities(name: str, values: ArrayLike | Tensor) -> Tensor:
 
 def check_errors(name: str, values: ArrayLike | Tensor, *, at_least: int = 1) -> Tensor:
     """Return booleans ``(n_networks, n_inputs)`` as a tensor, or raise."""
-    wrong = _as_tensor(values)
+    wrong = as_tensor(values)
     if wrong.dtype != torch.bool:
         raise TypeError(
             f"{name} must be boolean, got {wrong.dtype}; compare predictions with labels, for "
@@ -58,8 +57,3 @@ def check_errors(name: str, values: ArrayLike | Tensor, *, at_least: int = 1) ->
             f"one input, got {tuple(wrong.shape)}."
         )
     return wrong
-
-
-def _as_tensor(values: ArrayLike | Tensor) -> Tensor:
-    # A copy of an array, since torch warns about sharing memory with a read-only one.
-    return values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))

@@ -5,8 +5,16 @@ from __future__ import annotations
 import numbers
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
+
+
+def as_tensor(values: ArrayLike | Tensor) -> Tensor:
+    """A tensor as it is, and anything else as one of its own memory."""
+    # A copy of an array, since torch warns about sharing memory with a read-only one.
+    return values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
 
 
 def check_module(module: nn.Module) -> None:
