@@ -32,7 +32,7 @@ from bayesflow_nn.inference_data import (
     to_inference_data,
 )
 from bayesflow_nn.pointwise import PointwiseModel, check_finite, drop_single_output, to_numpy
-from bayesflow_nn.weights import WeightPopulation
+from bayesflow_nn.weights import Likelihood, WeightPopulation
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def population_record(
     X: ArrayLike | Tensor | None = None,
     y: ArrayLike | Tensor | None = None,
     *,
-    noise: float | None = None,
+    likelihood: float | Likelihood | None = None,
     random_state: RandomState = None,
 ) -> InferenceData:
     """Record a population for ArviZ.
@@ -89,8 +89,9 @@ def population_record(
         Inputs; with them the record has predictions.
     y : array of shape (n_inputs,) or (n_inputs, n_outputs), optional
         Targets; with them the record has log likelihoods, summed over outputs.
-    noise : float, optional
-        Standard deviation of normal noise on the targets of a regression.
+    likelihood : Likelihood or float, optional
+        By default that of the population. A float is the standard deviation of normal noise on the
+        targets of a regression.
     random_state : int, RandomState or None
         Decides the drawn targets.
 
@@ -103,7 +104,7 @@ def population_record(
     Raises
     ------
     ValueError, TypeError
-        If weights are not finite, the data do not fit, or `noise` or the task is missing.
+        If weights are not finite, the data do not fit, or the likelihood or the task is missing.
 
     Warns
     -----
@@ -120,7 +121,7 @@ def population_record(
     >>> record.log_likelihood["y"].mean().round(4).item()  # log of 1/2
     -0.6931
     """
-    return _record(population, _predict(population, X, y, noise, random_state))
+    return _record(population, _predict(population, X, y, likelihood, random_state))
 
 
 def posterior_record(
@@ -130,7 +131,7 @@ def posterior_record(
     *,
     n_samples: int = 200,
     log_prob: bool = False,
-    noise: float | None = None,
+    likelihood: float | Likelihood | None = None,
     random_state: RandomState = None,
     **sampling: Any,
 ) -> InferenceData:
@@ -178,9 +179,13 @@ def posterior_record(
     networks = posterior.sample(n_samples, random_state=seed, **sampling)
     if architecture is not None:
         population = WeightPopulation(
-            torch.as_tensor(networks), architecture=architecture, task=posterior.task_
+            torch.as_tensor(networks),
+            architecture=architecture,
+            task=posterior.task_,
+            likelihood=posterior.likelihood_,
         )
-        predictions = _predict(population, X, y, noise, seed)  # cheaper than densities, may raise
+        # Cheaper than densities, and may raise.
+        predictions = _predict(population, X, y, likelihood, seed)
     statistics = {}
     if log_prob:
         statistics["lp"] = posterior.log_prob(networks, condition=sampling.get("condition"))
@@ -194,7 +199,7 @@ def function_diagnostics(
     X: ArrayLike | Tensor,
     y: ArrayLike | Tensor | None = None,
     *,
-    noise: float | None = None,
+    likelihood: float | Likelihood | None = None,
 ) -> FunctionDiagnostics:
     """R-hat and effective sample sizes of what networks compute, per input ([V21] section 4).
 
@@ -205,8 +210,8 @@ def function_diagnostics(
     X : array of shape (n_inputs, ...)
     y : array of shape (n_inputs,) or (n_inputs, n_outputs), optional
         Targets, to compare chains by their log predictive densities as well.
-    noise : float, optional
-        Standard deviation of the noise of a regression; needed with `y`.
+    likelihood : Likelihood or float, optional
+        As in `population_record`; a regression needs one with `y`.
 
     Returns
     -------
@@ -229,10 +234,10 @@ def function_diagnostics(
     """
     rows = chain_rows(to_numpy(population.chain), to_numpy(population.draw), len(population))
     check_chains(*rows.shape)
-    model = PointwiseModel(population[rows.ravel()], X, y, noise, draws=False)
+    model = PointwiseModel(population[rows.ravel()], X, y, likelihood, draws=False)
     predictions, log_densities = [], []
     for outputs in model:
-        predictions.append(outputs.softmax(-1) if model.classifies else outputs)
+        predictions.append(model.predictions(outputs))
         if model.y is not None:
             log_densities.append(model.log_likelihood(outputs))
 
@@ -265,7 +270,7 @@ def _predict(
     population: WeightPopulation,
     X: ArrayLike | Tensor | None,
     y: ArrayLike | Tensor | None,
-    noise: float | None,
+    likelihood: float | Likelihood | None,
     random_state: RandomState,
 ) -> dict[str, np.ndarray]:
     """Arrays of a record that come from data; none without inputs."""
@@ -274,7 +279,7 @@ def _predict(
             raise ValueError("X must be given with y, got None; pass the inputs of the targets.")
         check_finite("weights of networks", population.weights)
         return {}
-    model = PointwiseModel(population, X, y, noise, draws=True)
+    model = PointwiseModel(population, X, y, likelihood, draws=True)
     rng = np.random.default_rng(draw_seed(random_state))
     drawn, log_likelihood = [], []
     for outputs in model:

@@ -28,11 +28,11 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from bayesflow_nn.inference_data import pareto_smoothed
-from bayesflow_nn.weights import Architecture
+from bayesflow_nn.weights import Architecture, Likelihood
+from bayesflow_nn.weights.likelihoods import resolve_likelihood
 from bayesflow_nn.weights.training_data import check_data
-from bayesflow_nn.weights.validation import check_real
 
-Likelihood = Callable[[Tensor, Tensor], Tensor]
+JointLikelihood = Callable[[Tensor, Tensor], Tensor]
 """Outputs ``(n_networks, n_inputs, n_outputs)`` and targets to logarithms ``(n_networks,)``."""
 
 LARGEST_K = 0.7  # up to which averages are reliable at any sample size ([V24] 3.2.4)
@@ -146,7 +146,7 @@ def log_likelihood(
     y: object,
     *,
     task: str,
-    likelihood: float | Likelihood | None,
+    likelihood: float | Likelihood | JointLikelihood | None,
 ) -> Tensor:
     """Log likelihood of data under each network, ``(n_networks,)`` in nats.
 
@@ -157,18 +157,26 @@ def log_likelihood(
     X, y : array
         Inputs and targets.
     task : {"classification", "regression"}
-    likelihood : callable, float or None
-        None for class probabilities, a float for the standard deviation of normal noise.
+    likelihood : Likelihood, float, callable or None
+        None for class probabilities, a float for the standard deviation of normal noise. A callable
+        takes all outputs and targets, and returns one value per network.
 
     Raises
     ------
     ValueError, TypeError
         If the data do not fit, or regression has no likelihood.
     """
-    loss = "cross_entropy" if task == "classification" else "mse"
+    if callable(likelihood):
+        loss, measure = "cross_entropy" if task == "classification" else "mse", likelihood
+    else:
+        loss = resolve_likelihood(task, likelihood)
+
+        def measure(outputs: Tensor, y: Tensor) -> Tensor:
+            return loss.log_prob(outputs, y).sum(-1)
+
     data = check_data(architecture, X, y, loss, weights.device)
-    inputs, targets = data.X.to(weights), data.y
-    measure = _make_likelihood(task, likelihood)
+    inputs = data.X.to(weights)
+    targets = data.y.to(weights) if data.y.is_floating_point() else data.y
     size = max(1, _CHUNK // len(inputs))
     parts = (measure(architecture.apply(part, inputs), targets) for part in weights.split(size))
     values = torch.cat(list(parts))
@@ -178,31 +186,3 @@ def log_likelihood(
             f"{tuple(values.shape)}; sum over inputs."
         )
     return values
-
-
-def _make_likelihood(task: str, likelihood: float | Likelihood | None) -> Likelihood:
-    if callable(likelihood):
-        return likelihood
-    if task == "classification":
-        if likelihood is not None:
-            raise ValueError(
-                f"likelihood must be None or a callable for classification, got {likelihood!r}."
-            )
-        return _categorical
-    if likelihood is None:
-        raise ValueError(
-            "likelihood must be the standard deviation of the noise, or a callable, for "
-            "regression, got None."
-        )
-    scale = check_real("likelihood", likelihood, 0, strict=True)
-
-    def normal(outputs: Tensor, y: Tensor) -> Tensor:
-        residual = (y.to(outputs) - outputs) / scale
-        constant = math.log(scale) + 0.5 * math.log(2 * math.pi)
-        return -(0.5 * residual.square() + constant).flatten(1).sum(1)
-
-    return normal
-
-
-def _categorical(outputs: Tensor, y: Tensor) -> Tensor:
-    return outputs.log_softmax(-1)[:, torch.arange(len(y)), y].sum(1)

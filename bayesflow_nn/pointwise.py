@@ -1,17 +1,13 @@
 r"""What every network says about every input: log likelihoods and drawn targets.
 
-For logits or means :math:`f(\theta_k, x_i)`,
-
-.. math::
-    \log p(y_i | x_i, \theta_k) = \log \mathrm{softmax}(f(\theta_k, x_i))_{y_i}
-    \quad\text{or}\quad \log N(y_i; f(\theta_k, x_i), \sigma^2)    \text{ (nats)}.
-
-Averages over networks, which need none of these kept, are in :mod:`bayesflow_nn.predictive`.
+For a likelihood of :mod:`bayesflow_nn.weights.likelihoods` and outputs :math:`f(\theta_k, x_i)`,
+these are :math:`\log p(y_i | f(\theta_k, x_i))` in nats and draws from
+:math:`p(y | f(\theta_k, x_i))`. Averages over networks, which need none of these kept, are in
+:mod:`bayesflow_nn.predictive`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,10 +15,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from bayesflow_nn.weights import WeightPopulation
+from bayesflow_nn.weights import Likelihood, WeightPopulation
+from bayesflow_nn.weights.likelihoods import resolve_likelihood
 from bayesflow_nn.weights.population import TASKS
 from bayesflow_nn.weights.training_data import check_data
-from bayesflow_nn.weights.validation import as_tensor, check_inputs, check_real, name_rows
+from bayesflow_nn.weights.validation import as_tensor, check_inputs, name_rows
 
 _CHUNK = 2**16  # network-input pairs evaluated at once
 
@@ -39,15 +36,16 @@ class PointwiseModel:
         With a task.
     X : array of shape (n_inputs, ...)
     y : array of shape (n_inputs,) or (n_inputs, n_outputs), or None
-    noise : float or None
-        Standard deviation of normal noise on the targets of a regression.
+    likelihood : Likelihood, float or None
+        By default that of the population. A float is the standard deviation of normal noise on the
+        targets of a regression.
     draws : bool
-        Whether targets will be drawn, which needs the noise even without `y`.
+        Whether targets will be drawn, which needs a likelihood even without `y`.
 
     Raises
     ------
     ValueError, TypeError
-        If weights or data are not finite, do not fit, or `noise` or the task is missing.
+        If weights or data are not finite, do not fit, or the likelihood or the task is missing.
 
     Examples
     --------
@@ -64,7 +62,7 @@ class PointwiseModel:
         population: WeightPopulation,
         X: ArrayLike | Tensor,
         y: ArrayLike | Tensor | None,
-        noise: float | None,
+        likelihood: float | Likelihood | None,
         *,
         draws: bool,
     ) -> None:
@@ -76,7 +74,11 @@ class PointwiseModel:
             )
         self.population = population
         self.classifies = population.task == "classification"
-        self.noise = _check_noise(noise, self.classifies, needed=draws or y is not None)
+        likelihood = population.likelihood if likelihood is None else likelihood
+        needs_one = draws or y is not None or self.classifies
+        if needs_one or likelihood is not None:
+            likelihood = resolve_likelihood(population.task, likelihood)
+        self.likelihood = likelihood
         architecture, weights = population.architecture, population.weights
         self.X = as_tensor(X).to(weights.device)
         if architecture.is_mlp or self.X.is_floating_point():  # others may be token indices
@@ -87,8 +89,7 @@ class PointwiseModel:
         check_finite("X in rows", self.X)
         self.y = None
         if y is not None:
-            loss = "cross_entropy" if self.classifies else "mse"
-            self.y = check_data(architecture, self.X, as_tensor(y), loss, None).y
+            self.y = check_data(architecture, self.X, as_tensor(y), likelihood, None).y
         n_outputs = self._run(slice(0, 1), self.X[:1]).shape[-1]
         if self.classifies and n_outputs < 2:
             raise ValueError(
@@ -104,20 +105,16 @@ class PointwiseModel:
 
     def log_likelihood(self, outputs: Tensor) -> Tensor:
         """Log likelihood of every target ``(networks in the block, n_inputs)``, in nats."""
-        if self.classifies:
-            labels = self.y.expand(len(outputs), -1)[..., None]
-            return outputs.log_softmax(-1).gather(-1, labels).squeeze(-1)
-        residual = (self.y - outputs) / self.noise
-        constant = math.log(self.noise) + 0.5 * math.log(2 * math.pi)
-        return -(0.5 * residual.square() + constant).sum(-1)
+        return self.likelihood.log_prob(outputs, self.y)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Class probabilities or means ``(networks in the block, n_inputs, n_targets)``."""
+        return outputs if self.likelihood is None else self.likelihood.moments(outputs)[0]
 
     def draw_targets(self, outputs: Tensor, rng: np.random.Generator) -> np.ndarray:
         """Draw labels or targets; how networks are cut into blocks does not change them."""
-        if self.classifies:
-            edges = to_numpy(outputs.softmax(-1).cumsum(-1))[..., :-1]
-            return (rng.random((*edges.shape[:2], 1)) >= edges).sum(-1)
-        means = to_numpy(outputs)
-        return drop_single_output(means + self.noise * rng.standard_normal(means.shape))
+        drawn = to_numpy(self.likelihood.draw(outputs, rng))
+        return drawn if self.classifies else drop_single_output(drawn)
 
     @torch.no_grad()
     def _run(self, networks: slice, X: Tensor) -> Tensor:
@@ -143,16 +140,3 @@ def drop_single_output(values: np.ndarray) -> np.ndarray:
 def to_numpy(tensor: Tensor) -> np.ndarray:
     """Array of a tensor on any device."""
     return tensor.detach().cpu().numpy()
-
-
-def _check_noise(noise: float | None, classifies: bool, *, needed: bool) -> float | None:
-    if noise is None:
-        if needed and not classifies:
-            raise ValueError(
-                "noise must be the standard deviation of the targets about the outputs, for "
-                "regression, got None."
-            )
-        return None
-    if classifies:
-        raise ValueError(f"noise must be None for classification, got {noise!r}.")
-    return check_real("noise", noise, 0, strict=True)

@@ -45,6 +45,7 @@ from bayesflow_nn.posterior_input import (
     check_parameters,
     check_population,
     check_sampling,
+    read_task,
     read_weights,
     split_chains,
 )
@@ -97,6 +98,9 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         What the rows of a plain array mean. A :class:`WeightPopulation` brings its own.
     task : {"classification", "regression"}, optional
         What the networks do. A population brings its own.
+    likelihood : Likelihood, float or None
+        What their outputs say about targets; a float is the standard deviation of normal noise. A
+        population may bring its own, and `fit_noise` finds one on held-out data.
     geometry : {"product_sphere", "normalized", "euclidean"}
         Where the flow runs: on the spheres of canonical weights, on the same weights inside a flat
         space with a projection at the end, or on aligned weights as they are ([E25] 6.2).
@@ -172,6 +176,8 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
     n_features_in_ : int
         Number of weights of one network.
     architecture_, task_ : Architecture or None, str or None
+    likelihood_ : Likelihood or None
+        None where there is no task, and for a regression whose noise is not known.
     condition_encoder_ : ConditionEncoder or None
         Features of conditions.
     aligner_ : object or None
@@ -219,6 +225,7 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         *,
         architecture: Architecture | None = None,
         task: str | None = None,
+        likelihood: Any = None,
         geometry: str = "product_sphere",
         output_layer: str = "polar",
         alignment: Any = "weight_matching",
@@ -251,6 +258,7 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
     ) -> None:
         self.architecture = architecture
         self.task = task
+        self.likelihood = likelihood
         self.geometry = geometry
         self.output_layer = output_layer
         self.alignment = alignment
@@ -305,7 +313,9 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
         rows = read_weights(self, weights, self.architecture, reset=True)
         population = weights if isinstance(weights, WeightPopulation) else None
         self.architecture_ = _first(self.architecture, population, "architecture")
-        self.task_ = _first(self.task, population, "task")
+        self.task_, self.likelihood_ = read_task(
+            _first(self.task, population, "task"), _first(self.likelihood, population, "likelihood")
+        )
         check_population(rows, population, self.architecture_, self.geometry)
         generator = torch.Generator(self.device).manual_seed(draw_seed(self.random_state))
         chain = torch.arange(len(rows)) if population is None else population.chain

@@ -13,9 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from bayesflow_nn.flow import DensityMethod, FlowField, LogDensity, StandardSource
-from bayesflow_nn.importance import ImportanceWeights, Likelihood, log_likelihood, weigh
+from bayesflow_nn.importance import ImportanceWeights, JointLikelihood, log_likelihood, weigh
 from bayesflow_nn.posterior_input import Weights, read_weights
 from bayesflow_nn.symmetry import log_prior
+from bayesflow_nn.weights import Likelihood
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import check_integer, check_real
 
@@ -110,7 +111,7 @@ class DensityMethods:
         y: ArrayLike,
         *,
         prior: float | Prior = 1.0,
-        likelihood: float | Likelihood | None = None,
+        likelihood: float | Likelihood | JointLikelihood | None = None,
         n_samples: int = 1000,
         condition: ArrayLike | None = None,
         random_state: RandomState = None,
@@ -131,10 +132,10 @@ class DensityMethods:
             neurons uniform, all else normal (see :mod:`bayesflow_nn.symmetry.prior`). A callable
             takes weights ``(n, n_weights)``, a Tensor, and returns log densities ``(n,)`` with
             respect to volume on the canonical manifold.
-        likelihood : float or callable, optional
-            By default that of the class probabilities. For regression the standard deviation of
-            normal noise. A callable takes outputs ``(n_networks, n_inputs, n_outputs)`` and `y`, as
-            Tensors, and returns log likelihoods ``(n_networks,)``.
+        likelihood : Likelihood, float or callable, optional
+            By default that of the posterior. A float is the standard deviation of normal noise on
+            the targets of a regression. A callable takes outputs ``(n_networks, n_inputs,
+            n_outputs)`` and `y`, as Tensors, and returns log likelihoods ``(n_networks,)``.
         n_samples : int
             Networks to draw, at least 25: k-hat is fitted to a fifth of them.
         condition : label, value or array, optional
@@ -187,7 +188,12 @@ class DensityMethods:
         weights, log_density = self._draw_with_density(n_samples, condition, random_state)
         log_ratios = (
             log_likelihood(
-                self.architecture_, weights, X, y, task=self.task_, likelihood=likelihood
+                self.architecture_,
+                weights,
+                X,
+                y,
+                task=self.task_,
+                likelihood=self.likelihood_ if likelihood is None else likelihood,
             )
             + self._log_prior(prior, weights)
             - log_density

@@ -30,7 +30,8 @@ from bayesflow_nn.flow import (
 from bayesflow_nn.symmetry.alignment import METHODS
 from bayesflow_nn.symmetry.chart import GEOMETRIES, OUTPUT_LAYERS
 from bayesflow_nn.symmetry.weight_input import check_architecture
-from bayesflow_nn.weights import Architecture, WeightPopulation
+from bayesflow_nn.weights import Architecture, Likelihood, WeightPopulation
+from bayesflow_nn.weights.likelihoods import resolve_likelihood
 from bayesflow_nn.weights.population import TASKS
 from bayesflow_nn.weights.reduction import check_reducer
 from bayesflow_nn.weights.validation import check_integer, check_option, check_real, name_rows
@@ -147,6 +148,29 @@ def check_few_step(
             f"guidance must have strength=0 for a distilled posterior, whose map has no way to act "
             f"on, got {guidance.strength:g}; finish_steps and source_steps can guide it."
         )
+
+
+def read_task(
+    task: str | None, likelihood: float | Likelihood | None
+) -> tuple[str | None, Likelihood | None]:
+    """Task and likelihood as far as they are known; each says something about the other.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If they do not fit, or `likelihood` is none.
+
+    Examples
+    --------
+    >>> read_task("classification", None), read_task("regression", 0.5)
+    (('classification', Categorical()), ('regression', Normal(scale=0.5)))
+    """
+    if likelihood is None:
+        known = task == "classification"
+        return task, resolve_likelihood(task, None) if known else None
+    if task is None:
+        task = getattr(likelihood, "task", "regression")
+    return task, resolve_likelihood(task, likelihood)
 
 
 def read_weights(

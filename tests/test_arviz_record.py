@@ -17,6 +17,7 @@ from bayesflow_nn import Architecture, FlowPosterior, WeightPopulation, inferenc
 from bayesflow_nn.arviz_record import function_diagnostics, population_record, posterior_record
 from bayesflow_nn.inference_data import convergence, to_inference_data
 from bayesflow_nn.velocity import MLPVelocity
+from bayesflow_nn.weights import Categorical
 
 NOISE = 0.5
 # ArviZ 0.23 calls what matplotlib 3.11 and pandas 3.1 have announced to remove.
@@ -59,7 +60,7 @@ def line():
 @pytest.fixture(scope="module")
 def line_record(line):
     population, x, y, _ = line
-    return population_record(population, x, y, noise=NOISE, random_state=0)
+    return population_record(population, x, y, likelihood=NOISE, random_state=0)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_log_likelihoods_of_targets_are_summed_over_outputs():
     population = make_population(2, 4, (2, 3, 2), "regression")
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(5, 2)), rng.normal(size=(5, 2))
-    record = population_record(population, X, y, noise=0.3, random_state=0)
+    record = population_record(population, X, y, likelihood=0.3, random_state=0)
     means = population.apply(torch.tensor(X)).numpy()
     expected = norm.logpdf(y, means, 0.3).sum(-1).reshape(2, 4, 5)
     np.testing.assert_allclose(record.log_likelihood["y"], expected, rtol=1e-12)
@@ -183,7 +184,8 @@ def test_drawn_labels_have_the_predicted_frequencies():
 
 def test_drawn_targets_have_the_mean_and_noise_of_the_model(line):
     population, x, _, _ = line
-    drawn = population_record(population, x, noise=2.0, random_state=0).posterior_predictive["y"]
+    record = population_record(population, x, likelihood=2.0, random_state=0)
+    drawn = record.posterior_predictive["y"]
     rest = drawn.values[0] - population.apply(torch.tensor(x)).numpy()[..., 0]
     n = rest.size  # 120,000
     assert abs(rest.mean()) < 4 * 2.0 / math.sqrt(n)
@@ -227,13 +229,17 @@ def test_conditions_reach_sampling_and_densities_and_wrong_data_cost_no_density(
 
     mlp = make_population().architecture
     stub = SimpleNamespace(
-        architecture_=mlp, task_="classification", sample=sample, log_prob=log_prob
+        architecture_=mlp,
+        task_="classification",
+        likelihood_=Categorical(),
+        sample=sample,
+        log_prob=log_prob,
     )
     record = posterior_record(stub, n_samples=3, log_prob=True, condition="a")
     assert calls == [("sample", "a"), ("log_prob", "a")]
     assert record.sample_stats["lp"].values.tolist() == [[0, 1, 2]]
-    with pytest.raises(ValueError, match="noise must be None for classification"):
-        posterior_record(stub, np.zeros((1, 2)), noise=1.0, log_prob=True, condition="b")
+    with pytest.raises(ValueError, match="likelihood must be None or Categorical"):
+        posterior_record(stub, np.zeros((1, 2)), likelihood=1.0, log_prob=True, condition="b")
     assert calls[2:] == [("sample", "b")]
 
 
@@ -264,7 +270,7 @@ def test_leave_one_out_agrees_with_the_closed_form(line, line_record):
 @LEGACY
 def test_records_are_compared_by_leave_one_out(line, line_record):
     population, x, y, _ = line
-    wide = population_record(population, x, y, noise=2.0, random_state=0)
+    wide = population_record(population, x, y, likelihood=2.0, random_state=0)
     table = az.compare({"wide": wide, "true": line_record})
     assert table.index.tolist() == ["true", "wide"]
     assert table.elpd_loo["true"] == pytest.approx(az.loo(line_record).elpd_loo)
@@ -343,7 +349,7 @@ def test_functions_of_a_line_converge_as_its_slope():
     population = WeightPopulation.from_array(
         slope, architecture=Architecture.mlp([1, 1], bias=False), task="regression"
     )
-    found = function_diagnostics(population, [[1.0], [3.0]], [0.0, 100.0], noise=1.0)
+    found = function_diagnostics(population, [[1.0], [3.0]], [0.0, 100.0], likelihood=1.0)
     assert (found.n_chains, found.n_draws) == (4, 40)
     np.testing.assert_allclose(found.predictions.r_hat, split_r_hat(slope[..., 0]), rtol=1e-6)
     log_density = norm.logpdf([0.0, 100.0], slope * [1.0, 3.0], 1.0)
@@ -392,21 +398,27 @@ def test_wrong_data_are_refused(classifiers):
     targets = make_population(task="regression", sizes=(2, 1))
     cases = [
         (population, None, y, {}, "X must be given with y, got None"),
-        (population, X, y, {"noise": 1.0}, "noise must be None for classification, got 1.0"),
+        (
+            population,
+            X,
+            y,
+            {"likelihood": 1.0},
+            "likelihood must be None or Categorical\\(\\) for classification, got 1.0",
+        ),
         (population, X, y[:4], {}, "X and y must have the same number of rows"),
         (population, X, y + 1, {}, "y must hold labels from 0 to 2"),
         (population, X[:, :1], y, {}, r"X must have shape \(n_inputs, 2\), got \(6, 1\)"),
         (population, X[:0], None, {}, "X must hold at least one input"),
         (population, X * np.nan, None, {}, "X in rows 0, 1, .* must be finite"),
-        (targets, X, None, {}, "noise must be the standard deviation .* got None"),
-        (targets, X, None, {"noise": 0.0}, "noise must be finite and > 0"),
+        (targets, X, None, {}, "likelihood must be the standard deviation .* got None"),
+        (targets, X, None, {"likelihood": 0.0}, "scale must be finite and > 0"),
         (make_population(task=None), X, y, {}, "population.task must be one of .* got None"),
         (make_population(sizes=(2, 1)), X, None, {}, "one output per class, at least 2, .* got 1"),
     ]
     for networks, inputs, labels, options, message in cases:
         with pytest.raises(ValueError, match=message):
             population_record(networks, inputs, labels, **options)
-    with pytest.raises(ValueError, match="noise must be the standard deviation"):
+    with pytest.raises(ValueError, match="likelihood must be the standard deviation"):
         function_diagnostics(targets, X, np.zeros(6))
 
 

@@ -231,7 +231,7 @@ def test_likelihoods_are_sums_over_inputs():
         logits = mlp.apply(weights[row : row + 1], X)[0]
         expected = sum(logits[i].softmax(0)[y[i]].log() for i in range(6))
         torch.testing.assert_close(got[row], expected)
-    with pytest.raises(ValueError, match="likelihood must be None or a callable for classif"):
+    with pytest.raises(ValueError, match="likelihood must be None or Categorical"):
         log_likelihood(mlp, weights, X, y, task="classification", likelihood=1.0)
     with pytest.raises(ValueError, match="likelihood must be the standard deviation"):
         log_likelihood(mlp, weights, X, X[:, [0, 0, 1]], task="regression", likelihood=None)

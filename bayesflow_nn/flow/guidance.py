@@ -32,7 +32,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from bayesflow_nn.weights import Architecture
-from bayesflow_nn.weights.losses import LOSSES, Loss
+from bayesflow_nn.weights.likelihoods import Likelihood
+from bayesflow_nn.weights.losses import Loss, resolve_loss
 from bayesflow_nn.weights.training_data import check_data
 from bayesflow_nn.weights.validation import check_integer, check_option, check_real
 
@@ -148,7 +149,7 @@ class TaskGuidance(Guidance):
     y : array of shape (n_inputs,) of integer labels, or (n_inputs, n_outputs)
     batch_size : int, optional
         Inputs per gradient, drawn anew each time and shared by all networks. By default all.
-    loss : {"auto", "cross_entropy", "mse"} or callable
+    loss : {"auto", "cross_entropy", "mse"}, Likelihood or callable
         As in :func:`bayesflow_nn.train_population`.
     strength : float
     schedule : {"constant", "rising", "falling"} or callable
@@ -182,7 +183,7 @@ class TaskGuidance(Guidance):
         y: ArrayLike,
         *,
         batch_size: int | None = None,
-        loss: str | Loss = "auto",
+        loss: str | Loss | Likelihood = "auto",
         strength: float = 0.0,
         schedule: str | Callable[[float], float] = "constant",
         at: str = "target",
@@ -222,7 +223,7 @@ class TaskGuidance(Guidance):
                 "array; fit a WeightPopulation, pass architecture=, or use Guidance(objective)."
             )
         data = check_data(architecture, self.X, self.y, self.loss, generator.device)
-        loss = vmap(LOSSES.get(data.loss, data.loss), in_dims=(0, None))
+        loss = vmap(resolve_loss(data.loss), in_dims=(0, None))
 
         def objective(weights: Tensor) -> Tensor:
             X, y = data.X.to(weights.dtype), data.y

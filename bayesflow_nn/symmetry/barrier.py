@@ -10,7 +10,7 @@ by a symmetry have the same function and, in general, a barrier between them; al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +19,14 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bayesflow_nn.symmetry.weight_input import read_weights
-from bayesflow_nn.weights import WeightPopulation
+from bayesflow_nn.weights import Categorical, Likelihood, WeightPopulation
+from bayesflow_nn.weights.population import TASKS
 from bayesflow_nn.weights.training_data import check_data
 from bayesflow_nn.weights.validation import check_integer, check_option
 
 _CHUNK_BYTES = 64 * 2**20
 """Weights, and activations, of the interpolated networks that are evaluated together."""
 
-_LOSSES = {"classification": "cross_entropy", "regression": "mse"}
 KINDS = ("midpoint", "maximum")
 
 
@@ -41,11 +41,11 @@ def interpolation_losses(
 ) -> Tensor:
     """Mean loss along the straight lines between pairs of networks.
 
-    The loss is that of the population's task: cross-entropy in nats for classification, squared
-    error (mean over inputs and outputs) for regression. Floating buffers are interpolated along
-    with the weights, counters are those of the first network. Batch-norm statistics found like
-    this are not those that an interpolated network has: its activations vary less, and its loss is
-    overestimated unless they are computed anew (Jordan et al., arXiv 2211.08403).
+    The loss is the negative log likelihood in nats, for a regression without a likelihood the
+    squared error (mean over inputs and outputs). Floating buffers are interpolated along with the
+    weights, counters are those of the first network. Batch-norm statistics found like this are not
+    those that an interpolated network has: its activations vary less, and its loss is overestimated
+    unless they are computed anew (Jordan et al., arXiv 2211.08403).
 
     No gradient is recorded.
 
@@ -150,10 +150,11 @@ def loss_barrier(
 
 
 class _Data(NamedTuple):
-    """Inputs as the network takes them; labels ``(n,)`` or float64 targets ``(n, n_outputs)``."""
+    """Inputs as the network takes them; labels ``(n,)`` or float64 targets ``(n, n_targets)``."""
 
     X: Tensor
     y: Tensor
+    losses: Callable[[Tensor, Tensor], Tensor]
 
 
 class _Lines:
@@ -196,13 +197,11 @@ class _Lines:
 @torch.no_grad()
 def _mean_losses(lines: _Lines, data: _Data, chunk_size: int | None) -> Tensor:
     """Float64 losses ``(n_pairs, n_points)``, a block of points and inputs at a time."""
-    is_labels = not data.y.is_floating_point()
-    sum_losses = _sum_cross_entropies if is_labels else _sum_squared_errors
     total = data.y.new_zeros(len(lines), dtype=torch.float64)
     for points, inputs in _tiles(lines, data.X, chunk_size):
         outputs = lines.outputs(points, data.X[inputs]).double()
-        total[points] += sum_losses(outputs, data.y[inputs])
-    return (total / data.y.numel()).reshape(lines.shape)
+        total[points] += data.losses(outputs, data.y[inputs]).sum(-1)
+    return (total / len(data.y)).reshape(lines.shape)
 
 
 def _tiles(lines: _Lines, X: Tensor, chunk_size: int | None) -> Iterator[tuple[slice, slice]]:
@@ -221,13 +220,11 @@ def _tiles(lines: _Lines, X: Tensor, chunk_size: int | None) -> Iterator[tuple[s
             yield slice(k, k + n_points), slice(i, i + n_inputs)
 
 
-def _sum_cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    labels = labels.expand(len(logits), -1)[..., None]
-    return -logits.log_softmax(-1).gather(-1, labels).sum((-2, -1))
-
-
-def _sum_squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs - targets).square().sum((-2, -1))
+def _losses_of(likelihood: Likelihood | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Loss of every network and input: negative log likelihoods, or squared errors."""
+    if likelihood is None:
+        return lambda outputs, y: (outputs - y).square().mean(-1)
+    return lambda outputs, y: -likelihood.log_prob(outputs, y)
 
 
 def _read_data(population: WeightPopulation, X: ArrayLike | Tensor, y: ArrayLike | Tensor) -> _Data:
@@ -239,16 +236,18 @@ def _read_data(population: WeightPopulation, X: ArrayLike | Tensor, y: ArrayLike
         )
     if population.task is None:
         raise ValueError(
-            f"population must have a task, one of {list(_LOSSES)}, that says which loss, got None; "
+            f"population must have a task, one of {list(TASKS)}, that says which loss, got None; "
             f"use dataclasses.replace(population, task=...)."
         )
     weights = read_weights(population, None).tensor
     X, y = _as_tensor(X, weights.device), _as_tensor(y, weights.device)
     X = X.to(weights.dtype) if X.is_floating_point() else X
-    data = check_data(population.architecture, X, y, _LOSSES[population.task], weights.device)
-    # From `y`, not `data.y`, which has the dtype of the inputs: those may be token indices.
     is_labels = population.task == "classification"
-    return _Data(data.X, data.y if is_labels else y.double().reshape(len(y), -1))
+    likelihood = Categorical() if is_labels else population.likelihood
+    data = check_data(population.architecture, X, y, likelihood or "mse", weights.device)
+    # From `y`, not `data.y`, which has the dtype of the inputs: those may be token indices.
+    targets = data.y if is_labels else y.double().reshape(len(y), -1)
+    return _Data(data.X, targets, _losses_of(likelihood))
 
 
 def _check_n_points(n_points: int) -> None:

@@ -24,7 +24,8 @@ from torch.nn import functional
 
 from bayesflow_nn.weights.activations import Activation, derive
 from bayesflow_nn.weights.dense import DenseLayer, DenseStack
-from bayesflow_nn.weights.losses import DERIVATIVES
+from bayesflow_nn.weights.likelihoods import Likelihood
+from bayesflow_nn.weights.losses import resolve_derivative
 
 _VECTOR = 64
 """Buffers are padded to a multiple of this: the optimizer's kernel rounds the last numbers, which
@@ -47,7 +48,7 @@ class MLPNetworks:
         Training inputs.
     y : Tensor of shape (n_inputs,) or (n_inputs, n_out)
         Integer labels or regression targets.
-    loss : {"cross_entropy", "mse"}
+    loss : {"cross_entropy", "mse"} or Likelihood
         Mean over the minibatch (and the outputs, for "mse").
     batch_size : int
         Largest minibatch.
@@ -67,7 +68,7 @@ class MLPNetworks:
         X: Tensor,
         y: Tensor,
         *,
-        loss: str,
+        loss: str | Likelihood,
         batch_size: int,
         n_orders: int,
     ) -> None:
@@ -75,7 +76,7 @@ class MLPNetworks:
         has_bias = stack.layers[0].bias is not None
         self._inputs = torch.cat([X, torch.ones_like(X[:, :1])], dim=1) if has_bias else X
         self._targets = y.reshape(len(y), -1)
-        self._differentiate = DERIVATIVES[loss]
+        self._differentiate = resolve_derivative(loss)
         self._activation = derive(stack.function)
         self._n_networks = len(weights)
         self.parameters = weights.new_zeros(-(-weights.numel() // _VECTOR) * _VECTOR)

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayesflow_nn.weights.architecture import Architecture
+from bayesflow_nn.weights.likelihoods import Categorical, Likelihood
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Derivative = Callable[[Tensor, Tensor, int, Tensor], None]
 
 
 def cross_entropy_derivative(z: Tensor, labels: Tensor, batch: int, out: Tensor) -> None:
@@ -48,11 +50,44 @@ def squared_error_derivative(z: Tensor, targets: Tensor, batch: int, out: Tensor
 LOSSES: dict[str, Loss] = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
 """Losses of one network: outputs ``(batch, n_outputs)`` and targets to a scalar."""
 
-DERIVATIVES = {"cross_entropy": cross_entropy_derivative, "mse": squared_error_derivative}
+_DERIVATIVES = {"cross_entropy": cross_entropy_derivative, "mse": squared_error_derivative}
+
+
+def resolve_loss(loss: str | Loss | Likelihood) -> Loss:
+    """Loss of one network, a scalar; of a likelihood the mean negative log likelihood, in nats."""
+    if isinstance(loss, str):
+        return LOSSES[loss]
+    if not hasattr(loss, "log_prob"):
+        return loss
+    return lambda outputs, y: -loss.log_prob(outputs, y).mean()
+
+
+def resolve_derivative(loss: str | Likelihood) -> Derivative:
+    """Function that writes the derivative of a loss at the outputs of many networks.
+
+    Parameters and layout are those of `squared_error_derivative`.
+    """
+    if isinstance(loss, str):
+        return _DERIVATIVES[loss]
+
+    def total(z: Tensor, targets: Tensor) -> Tensor:
+        return -loss.log_prob(z.mT, targets.mT).sum()
+
+    differentiate = torch.func.grad(total)
+
+    def derivative(z: Tensor, targets: Tensor, batch: int, out: Tensor) -> None:
+        out.copy_(differentiate(z, targets)).mul_(1 / batch)
+
+    return derivative
 
 
 def score_networks(
-    architecture: Architecture, weights: Tensor, X: Tensor, y: Tensor, task: str
+    architecture: Architecture,
+    weights: Tensor,
+    X: Tensor,
+    y: Tensor,
+    task: str,
+    likelihood: Likelihood | None = None,
 ) -> dict[str, Tensor]:
     """Evaluate every network on validation data.
 
@@ -63,24 +98,32 @@ def score_networks(
     X : Tensor of shape (n_inputs, ...)
     y : Tensor of shape (n_inputs,) or (n_inputs, n_outputs)
     task : {"classification", "regression"}
+    likelihood : Likelihood, optional
+        What the outputs of a regression say, if they are not the targets themselves.
 
     Returns
     -------
     dict from name to Tensor of shape (n_networks,)
-        "nll" (nats per input) and "accuracy", or "mse".
+        "nll" (nats per input) and "accuracy", or "mse" and, with a likelihood, "nll".
     """
-    score = _score_labels if task == "classification" else _score_targets
+    if task == "classification":
+        likelihood = Categorical()
     n_rows = architecture.networks_per_chunk(X, weights.element_size())
-    parts = [score(architecture.apply(rows, X), y) for rows in weights.split(n_rows)]
+    parts = [
+        _score(architecture.apply(rows, X), y, task, likelihood) for rows in weights.split(n_rows)
+    ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _score_labels(outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
-    log_proba = outputs.log_softmax(2)
-    of_label = log_proba[:, torch.arange(len(y), device=y.device), y]
-    accuracy = (outputs.argmax(2) == y).to(outputs.dtype).mean(1)
-    return {"nll": -of_label.mean(1), "accuracy": accuracy}
-
-
-def _score_targets(outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
-    return {"mse": (outputs - y).square().mean((1, 2))}
+def _score(
+    outputs: Tensor, y: Tensor, task: str, likelihood: Likelihood | None
+) -> dict[str, Tensor]:
+    scores = {}
+    if likelihood is not None:
+        scores["nll"] = -likelihood.log_prob(outputs, y).mean(1)
+    if task == "classification":
+        scores["accuracy"] = (outputs.argmax(2) == y).to(outputs.dtype).mean(1)
+    else:
+        mean = outputs if likelihood is None else likelihood.moments(outputs)[0]
+        scores["mse"] = (mean - y).square().mean((1, 2))
+    return scores

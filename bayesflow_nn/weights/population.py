@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bayesflow_nn.weights import loading
 from bayesflow_nn.weights.architecture import Architecture
+from bayesflow_nn.weights.likelihoods import Likelihood, resolve_likelihood
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import (
     check_buffers,
@@ -49,7 +50,9 @@ class WeightPopulation:
     chain, draw : Tensor of shape (n_networks,), optional
         Trajectory of each network and its place on it. By default every network is a chain.
     task : {"classification", "regression"}, optional
-        What the networks were trained for.
+        What the networks were trained for; that of the likelihood by default.
+    likelihood : Likelihood, optional
+        What their outputs say about targets, where it is known: ``Categorical()`` for classes.
     buffers : dict from name to Tensor of shape (n_networks, *shape), optional
         Buffers of every network, for example batch-norm statistics.
     metrics : dict from name to Tensor of shape (n_networks,), optional
@@ -81,6 +84,7 @@ class WeightPopulation:
     chain: Tensor | None = None
     draw: Tensor | None = None
     task: str | None = None
+    likelihood: Likelihood | None = None
     buffers: dict[str, Tensor] | None = None
     metrics: dict[str, Tensor] = field(default_factory=dict)
     inputs: Tensor | None = None
@@ -100,11 +104,18 @@ class WeightPopulation:
                 f"weights of networks {name_rows(self.diverged)} are not finite (NaN or inf); "
                 f"drop these rows, or pass allow_nonfinite=True."
             )
-        if self.task is not None:
-            check_option("task", self.task, TASKS)
+        self._set_task()
         if self.inputs is not None:
             check_inputs(self.inputs, self.architecture.sizes and self.architecture.sizes[0])
         self._set_labels()
+
+    def _set_task(self) -> None:
+        if self.task is not None:
+            check_option("task", self.task, TASKS)
+        if self.likelihood is not None:
+            task = self.task or self.likelihood.task
+            object.__setattr__(self, "likelihood", resolve_likelihood(task, self.likelihood))
+            object.__setattr__(self, "task", task)
 
     def _set_labels(self) -> None:
         n = self.n_networks
@@ -141,7 +152,7 @@ class WeightPopulation:
         architecture : Architecture, optional
             By default that of the first module.
         **labels
-            `chain`, `draw`, `task`, `metrics`, as in the constructor.
+            `chain`, `draw`, `task`, `likelihood`, `metrics`, as in the constructor.
 
         Raises
         ------
@@ -173,7 +184,7 @@ class WeightPopulation:
         architecture : Architecture
             Architecture of all networks.
         **labels
-            `chain`, `draw`, `task`, `metrics`, as in the constructor.
+            `chain`, `draw`, `task`, `likelihood`, `metrics`, as in the constructor.
 
         Raises
         ------
@@ -202,7 +213,7 @@ class WeightPopulation:
             in natural order of their names ("epoch_9" before "epoch_10"); files directly in
             `folder` are a chain each.
         **labels
-            `task`, `metrics`, as in the constructor.
+            `task`, `likelihood`, `metrics`, as in the constructor.
 
         Raises
         ------
@@ -229,7 +240,8 @@ class WeightPopulation:
         architecture : Architecture
             What the last dimension means.
         **labels
-            `chain`, `draw`, `task`, `buffers`, `metrics`, as in the constructor.
+            `chain`, `draw`, `task`, `likelihood`, `buffers`, `metrics`, as in the
+            constructor.
 
         Examples
         --------

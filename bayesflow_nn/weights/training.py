@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bayesflow_nn.weights.architecture import Architecture
 from bayesflow_nn.weights.chunks import train_in_chunks
 from bayesflow_nn.weights.initialization import INITS, draw_initial_weights
+from bayesflow_nn.weights.likelihoods import Likelihood
 from bayesflow_nn.weights.losses import Loss, score_networks
 from bayesflow_nn.weights.optimizers import Schedule, resolve_schedule
 from bayesflow_nn.weights.population import WeightPopulation
@@ -34,7 +35,7 @@ def train_population(
     y: ArrayLike | Tensor,
     *,
     n_networks: int | None = None,
-    loss: str | Loss = "auto",
+    loss: str | Loss | Likelihood = "auto",
     optimizer: str = "adam",
     learning_rate: float = 1e-3,
     momentum: float = 0.0,
@@ -57,8 +58,8 @@ def train_population(
     """Train many networks of one architecture on the same data.
 
     Equals a loop over networks with ``torch.optim``, up to rounding. Multilayer perceptrons with a
-    named loss are trained by batched matrix products, all else by ``torch.func.grad`` under
-    ``vmap``. The defaults are the recipe of [E25] (appendix A).
+    named loss or a likelihood are trained by batched matrix products, all else by
+    ``torch.func.grad`` under ``vmap``. The defaults are the recipe of [E25] (appendix A).
 
     A network's initial weights and minibatches depend on `random_state` and its index alone: not
     on `chunk_size`, the number of threads or `n_networks`.
@@ -75,8 +76,10 @@ def train_population(
         Integer labels ``0 ... n_outputs - 1``, or floating regression targets.
     n_networks : int
         Number of networks; by default as many as `init` has, if that is an array.
-    loss : {"auto", "cross_entropy", "mse"} or callable
-        "auto" is "cross_entropy" for integer `y`, else "mse". A callable maps the outputs
+    loss : {"auto", "cross_entropy", "mse"}, Likelihood or callable
+        "auto" is "cross_entropy" for integer `y`, else "mse". A likelihood, for example
+        ``HeteroscedasticNormal()`` with two outputs per target, is maximised; the population
+        remembers it. A callable maps the outputs
         ``(batch, n_outputs)`` and targets of one minibatch to a scalar, with torch operations.
     optimizer : {"adam", "adamw", "sgd"}
         With the update rules and other defaults of ``torch.optim``.
@@ -100,7 +103,8 @@ def train_population(
         Record the weights every `stride` iterations after `burn_in` epochs, and at the end; each
         network becomes a `chain`. By default only the last weights are recorded.
     validation_data : tuple (X, y), optional
-        Evaluated for every network into ``metrics``: "nll" (nats) and "accuracy", or "mse".
+        Evaluated for every network into ``metrics``: "nll" (nats) and "accuracy", or "mse" and,
+        with a likelihood, "nll".
     chunk_size : int or "auto"
         Networks trained together, which bounds the memory; "auto" fits the processor's cache.
     on_divergence : {"drop", "keep", "raise"}
@@ -249,13 +253,16 @@ def _collect(
     rows = weights[keep].flatten(0, 1)
     metrics = {}
     if held_out is not None:
-        metrics = score_networks(architecture, rows, held_out.X, held_out.y, held_out.task)
+        metrics = score_networks(
+            architecture, rows, held_out.X, held_out.y, held_out.task, held_out.likelihood
+        )
     return WeightPopulation(
         rows,
         architecture=architecture,
         chain=chain,
         draw=torch.arange(n_draws, device=chain.device).repeat(int(keep.sum())),
         task=data.task,
+        likelihood=data.likelihood,
         metrics=metrics,
         inputs=_spread_rows(data.X, _MOST_INPUTS),
         allow_nonfinite=True,

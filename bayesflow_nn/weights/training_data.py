@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bayesflow_nn.weights.architecture import Architecture
+from bayesflow_nn.weights.likelihoods import Categorical, Likelihood
 from bayesflow_nn.weights.losses import LOSSES, Loss
 from bayesflow_nn.weights.stateless import run_once
 from bayesflow_nn.weights.validation import check_inputs, check_option, name_rows
@@ -22,12 +23,12 @@ class TrainingData:
     ----------
     X : Tensor of shape (n_inputs, ...)
     y : Tensor of shape (n_inputs,) of integer labels, or (n_inputs, n_targets) of real targets
-    loss : {"cross_entropy", "mse"} or callable
+    loss : {"cross_entropy", "mse"}, Likelihood or callable
     """
 
     X: Tensor
     y: Tensor
-    loss: str | Loss
+    loss: str | Loss | Likelihood
 
     @property
     def task(self) -> str:
@@ -35,9 +36,18 @@ class TrainingData:
         return "regression" if self.y.is_floating_point() else "classification"
 
     @property
-    def metric_loss(self) -> str:
+    def likelihood(self) -> Likelihood | None:
+        """The likelihood that the loss is of; None for squared errors and callables."""
+        if self.loss == "cross_entropy":
+            return Categorical()
+        return self.loss if hasattr(self.loss, "log_prob") else None
+
+    @property
+    def metric_loss(self) -> str | Likelihood:
         """Return the loss that validation targets of this task must fit."""
-        return "mse" if self.task == "regression" else "cross_entropy"
+        if self.task == "classification":
+            return "cross_entropy"
+        return "mse" if self.likelihood is None else self.likelihood
 
     @property
     def n_inputs(self) -> int:
@@ -49,7 +59,7 @@ def check_data(
     architecture: Architecture,
     X: ArrayLike | Tensor,
     y: ArrayLike | Tensor,
-    loss: str | Loss,
+    loss: str | Loss | Likelihood,
     device: torch.device | str | None,
 ) -> TrainingData:
     """Convert data to tensors on one device, and raise if they do not fit.
@@ -59,7 +69,7 @@ def check_data(
     architecture : Architecture
     X : array of shape (n_inputs, ...)
     y : array of shape (n_inputs,) or (n_inputs, n_outputs)
-    loss : {"auto", "cross_entropy", "mse"} or callable
+    loss : {"auto", "cross_entropy", "mse"}, Likelihood or callable
     device : torch.device, str or None
         None leaves `X` where it is.
     """
@@ -96,8 +106,10 @@ def _check_finite(name: str, values: Tensor) -> None:
         raise ValueError(f"{name} must be finite, got NaN or inf in rows {name_rows(bad)}.")
 
 
-def _resolve_loss(loss: str | Loss, y: Tensor) -> str | Loss:
-    if callable(loss):
+def _resolve_loss(loss: str | Loss | Likelihood, y: Tensor) -> str | Loss | Likelihood:
+    if isinstance(loss, Categorical):
+        loss = "cross_entropy"
+    if callable(loss) or hasattr(loss, "log_prob"):
         return loss
     check_option("loss", loss, ("auto", *LOSSES))
     if loss == "auto":
@@ -110,13 +122,15 @@ def _resolve_loss(loss: str | Loss, y: Tensor) -> str | Loss:
     return loss
 
 
-def _as_targets(y: Tensor, dtype: torch.dtype, loss: str | Loss) -> Tensor:
-    if loss == "mse":
+def _as_targets(y: Tensor, dtype: torch.dtype, loss: str | Loss | Likelihood) -> Tensor:
+    if loss == "mse" or hasattr(loss, "log_prob"):
         return y.to(dtype).reshape(len(y), -1)
     return y.to(dtype) if y.is_floating_point() else y.long()
 
 
-def _check_outputs(architecture: Architecture, X: Tensor, y: Tensor, loss: str | Loss) -> None:
+def _check_outputs(
+    architecture: Architecture, X: Tensor, y: Tensor, loss: str | Loss | Likelihood
+) -> None:
     if callable(loss):
         return
     n_outputs = architecture.n_outputs or run_once(architecture.module, X[:1]).shape[1]
@@ -124,6 +138,11 @@ def _check_outputs(architecture: Architecture, X: Tensor, y: Tensor, loss: str |
         raise ValueError(
             f"y must have {n_outputs} target(s) per input for {architecture!r}, got {y.shape[1]}; "
             f"if y holds class labels, pass integers."
+        )
+    if hasattr(loss, "log_prob") and loss.n_outputs(y.shape[1]) != n_outputs:
+        raise ValueError(
+            f"architecture must have {loss.n_outputs(y.shape[1])} outputs for {y.shape[1]} "
+            f"target(s) and {loss!r}, got {n_outputs}."
         )
     if loss == "cross_entropy" and not 0 <= int(y.min()) <= int(y.max()) < n_outputs:
         raise ValueError(

@@ -6,7 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesflow_nn.weights import Architecture, WeightPopulation, train_population
+from bayesflow_nn.weights import (
+    Architecture,
+    Categorical,
+    HeteroscedasticNormal,
+    WeightPopulation,
+    train_population,
+)
 from bayesflow_nn.weights.minibatches import MinibatchOrder
 from bayesflow_nn.weights.training_data import check_data
 
@@ -84,6 +90,61 @@ def test_equals_a_loop_with_torch_optim(name):
     )
     assert population.weights.dtype == torch.float64
     torch.testing.assert_close(population.weights, expected, rtol=0, atol=1e-8)
+
+
+def gaussian_loss(outputs, y):
+    """PyTorch's own loss of a mean and a log scale per target, and its constant."""
+    variance = (0.2 + outputs[:, 2:].exp()).square()
+    return 2 * F.gaussian_nll_loss(outputs[:, :2], y, variance, full=True)
+
+
+@pytest.mark.parametrize("is_mlp", [True, False])
+def test_a_likelihood_is_maximised_and_remembered(is_mlp):
+    architecture = Architecture.mlp([5, 8, 4])
+    X, _ = classification_data()
+    y = torch.stack([X[:, 0], X[:, 1:].sum(1)], 1)
+    initial = random_weights(architecture)
+    module = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4), nn.Identity()).double()
+    likelihood = HeteroscedasticNormal(min_scale=0.2)
+    population = train_population(
+        architecture if is_mlp else Architecture(module),
+        X,
+        y,
+        init=initial,
+        loss=likelihood,
+        n_epochs=3,
+        batch_size=16,
+        validation_data=(X, y),
+        random_state=SEED,
+    )
+    adam = {"n_epochs": 3, "batch_size": 16, "make": torch.optim.Adam}
+    expected = loop(architecture, X, y, initial, loss=gaussian_loss, **adam)
+    torch.testing.assert_close(population.weights, expected, rtol=0, atol=1e-9)
+    assert population.likelihood == likelihood
+    outputs = architecture.apply(expected, X)
+    nll = torch.stack([gaussian_loss(f, y) for f in outputs])
+    torch.testing.assert_close(population.metrics["nll"], nll)
+    mse = (outputs[..., :2] - y).square().mean((1, 2))
+    torch.testing.assert_close(population.metrics["mse"], mse)
+
+
+def test_a_population_of_classifiers_has_the_likelihood_of_classes():
+    X, y = classification_data()
+    options = {"n_networks": 2, "n_epochs": 1, "random_state": 0}
+    mlp = Architecture.mlp([5, 3])
+    population = train_population(mlp, X, y, **options)
+    assert population.likelihood == Categorical()
+    other = train_population(mlp, X, y, loss=Categorical(), **options)
+    assert torch.equal(other.weights, population.weights)
+    assert train_population(mlp, X, X[:, :3], **options).likelihood is None
+
+
+def test_outputs_must_fit_the_likelihood():
+    X, _ = classification_data()
+    with pytest.raises(ValueError, match=r"must have 4 outputs for 2 target\(s\).*got 3"):
+        train_population(
+            Architecture.mlp([5, 3]), X, X[:, :2], n_networks=2, loss=HeteroscedasticNormal()
+        )
 
 
 @pytest.mark.parametrize(
