@@ -1,17 +1,39 @@
-"""What many networks predict together, and each alone."""
+"""What many networks predict together, how sure of it they are, and what each says alone."""
 
 from bayesflow_nn.predictive.averages import PredictiveMoments, predict_moments, predict_proba
+from bayesflow_nn.predictive.mixture import (
+    RegressionMoments,
+    predictive_log_density,
+    predictive_moments,
+)
+from bayesflow_nn.predictive.out_of_distribution import (
+    Detection,
+    OutOfDistributionScores,
+    detection,
+    out_of_distribution_scores,
+)
 from bayesflow_nn.predictive.scores import (
     ClassificationScores,
     RegressionScores,
     network_scores,
 )
+from bayesflow_nn.predictive.uncertainty import Uncertainty, network_proba, predict_uncertainty
 
 __all__ = [
     "ClassificationScores",
+    "Detection",
+    "OutOfDistributionScores",
     "PredictiveMoments",
+    "RegressionMoments",
     "RegressionScores",
+    "Uncertainty",
+    "detection",
+    "network_proba",
     "network_scores",
+    "out_of_distribution_scores",
     "predict_moments",
     "predict_proba",
+    "predict_uncertainty",
+    "predictive_log_density",
+    "predictive_moments",
 ]

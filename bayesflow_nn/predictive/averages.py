@@ -16,7 +16,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from bayesflow_nn.predictive.tiles import CHUNK_SIZE, Tiles, like, normalised
+from bayesflow_nn.predictive.tiles import (
+    CHUNK_SIZE,
+    Tiles,
+    class_probabilities,
+    like,
+    normalised,
+)
 from bayesflow_nn.weights import Architecture
 
 
@@ -72,10 +78,11 @@ def predict_proba(
     """
     tiles = Tiles(architecture, weights, X, buffers, chunk_size).for_classification()
     importance = normalised(network_weights, tiles.weights)
-    average = tiles.zeros(len(tiles.X), tiles.n_outputs)
+    average = tiles.zeros(tiles.n_outputs, len(tiles.X))
     for networks, inputs, logits in tiles:
-        average[inputs] += torch.einsum("k,kic->ic", importance[networks], logits.softmax(-1))
-    return like(X, average.to(tiles.weights.dtype))
+        p = class_probabilities(logits)
+        average[:, inputs] += torch.tensordot(importance[networks], p, 1)
+    return like(X, average.T.contiguous().to(tiles.weights.dtype))
 
 
 def predict_moments(
@@ -107,18 +114,40 @@ def predict_moments(
     """
     tiles = Tiles(architecture, weights, X, buffers, chunk_size)
     importance = normalised(network_weights, tiles.weights)
-    shape = len(tiles.X), tiles.n_outputs
-    mass, mean, scatter = tiles.zeros(len(tiles.X), 1), tiles.zeros(*shape), tiles.zeros(*shape)
-    # Blocks are merged by their own means and scatters: E f² - (E f)² would cancel.
+    moments = RunningMoments(tiles, tiles.n_outputs)
     for networks, inputs, outputs in tiles:
-        w = importance[networks][:, None, None]
-        w_tile = w.sum().clamp_min(torch.finfo(w.dtype).tiny)
-        tile_mean = (w * outputs).sum(0) / w_tile
-        share = w_tile / (mass[inputs] + w_tile)
-        step = tile_mean - mean[inputs]
-        scatter[inputs] += (w * (outputs - tile_mean).square()).sum(0)
-        scatter[inputs] += mass[inputs] * share * step.square()
-        mean[inputs] += share * step
-        mass[inputs] += w_tile
+        moments.add(inputs, importance[networks], outputs)
+    mean, std = moments.mean, moments.variance.sqrt()
     dtype = tiles.weights.dtype
-    return PredictiveMoments(like(X, mean.to(dtype)), like(X, scatter.sqrt().to(dtype)))
+    return PredictiveMoments(like(X, mean.to(dtype)), like(X, std.to(dtype)))
+
+
+class RunningMoments:
+    """Mean and variance over networks, both ``(n_inputs, n_columns)``, gathered block by block.
+
+    Parameters
+    ----------
+    tiles : Tiles
+        Where the blocks come from.
+    n_columns : int
+        Numbers per network and input.
+    """
+
+    def __init__(self, tiles: Tiles, n_columns: int) -> None:
+        self.mean = tiles.zeros(len(tiles.X), n_columns)
+        self.variance = tiles.zeros(len(tiles.X), n_columns)
+        self._mass = tiles.zeros(len(tiles.X), 1)
+
+    def add(self, inputs: slice, importance: Tensor, values: Tensor) -> None:
+        """Take in a block ``(networks, inputs, n_columns)``; all importances sum to one."""
+        # Blocks are merged by their own means and scatters: E f² - (E f)² would cancel.
+        w = importance[:, None, None]
+        w_block = w.sum().clamp_min(torch.finfo(w.dtype).tiny)
+        mean_block = (w * values).sum(0) / w_block
+        mass = self._mass[inputs]
+        share = w_block / (mass + w_block)
+        step = mean_block - self.mean[inputs]
+        self.variance[inputs] += (w * (values - mean_block).square()).sum(0)
+        self.variance[inputs] += mass * share * step.square()
+        self.mean[inputs] += share * step
+        self._mass[inputs] += w_block

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from bayesflow_nn.predictive.tiles import CHUNK_SIZE, Tiles, like
+from bayesflow_nn.predictive.tiles import CHUNK_SIZE, Tiles, check_labels, check_targets, like
 from bayesflow_nn.weights import Architecture, validation
-from bayesflow_nn.weights.validation import as_tensor
 
 
 class ClassificationScores(NamedTuple):
@@ -67,8 +66,10 @@ def network_scores(
     validation.check_option("task", task, ("classification", "regression"))
     tiles = Tiles(architecture, weights, X, buffers, chunk_size)
     if task == "regression":
-        return RegressionScores(like(X, _mean_squared_errors(tiles, _targets(y, tiles))))
-    scores = _accuracy_and_nll(tiles.for_classification(), _labels(y, tiles))
+        return RegressionScores(
+            like(X, _mean_squared_errors(tiles, check_targets(y, tiles, tiles.n_outputs)))
+        )
+    scores = _accuracy_and_nll(tiles.for_classification(), check_labels(y, tiles))
     return ClassificationScores(*(like(X, score) for score in scores))
 
 
@@ -87,26 +88,3 @@ def _mean_squared_errors(tiles: Tiles, y: Tensor) -> Tensor:
     for networks, inputs, outputs in tiles:
         total[networks] += (outputs - y[inputs]).square().sum((-2, -1))
     return (total / y.numel()).to(tiles.weights.dtype)
-
-
-def _labels(y: ArrayLike | Tensor, tiles: Tiles) -> Tensor:
-    y = as_tensor(y).to(tiles.weights.device)
-    is_integer = not (y.is_floating_point() or y.is_complex())
-    if y.shape != (len(tiles.X),) or not is_integer or y.min() < 0 or y.max() >= tiles.n_outputs:
-        found = f", from {y.min().item()} to {y.max().item()}" if y.numel() and is_integer else ""
-        raise ValueError(
-            f"y must hold one integer class index 0, ..., {tiles.n_outputs - 1} per input, shape "
-            f"({len(tiles.X)},), got {y.dtype} of shape {tuple(y.shape)}{found}."
-        )
-    return y.long()
-
-
-def _targets(y: ArrayLike | Tensor, tiles: Tiles) -> Tensor:
-    y = as_tensor(y).to(tiles.weights.device)
-    y = y[:, None] if y.ndim == 1 else y
-    if y.shape != (len(tiles.X), tiles.n_outputs) or not y.isfinite().all():
-        raise ValueError(
-            f"y must hold finite targets of shape ({len(tiles.X)}, {tiles.n_outputs}), got shape "
-            f"{tuple(y.shape)}."
-        )
-    return y.double()
