@@ -1,8 +1,8 @@
-"""Predictions of a posterior: averages over its networks."""
+"""Predictions of a posterior: averages over its networks, how sure they are, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +13,18 @@ from sklearn.utils.validation import check_is_fitted
 from bayesflow_nn import predictive
 from bayesflow_nn.arviz_record import posterior_record
 from bayesflow_nn.importance import ImportanceWeights
+from bayesflow_nn.pointwise import drop_single_output
+from bayesflow_nn.predictive import RegressionMoments, Uncertainty
+from bayesflow_nn.predictive_distribution import draw_targets, fit_noise, predictive_quantiles
+from bayesflow_nn.weights import Likelihood
 from bayesflow_nn.weights.population import TASKS
-from bayesflow_nn.weights.random_state import RandomState
+from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import check_option
 
 if TYPE_CHECKING:
     from bayesflow_nn.inference_data import InferenceData
+
+NetworkWeights = str | ImportanceWeights | ArrayLike | None
 
 
 def _predicts(*tasks: str) -> Callable[[PredictionMethods], bool]:
@@ -48,7 +54,7 @@ class PredictionMethods:
         *,
         n_samples: int = 100,
         random_state: RandomState = 0,
-        weights: str | ImportanceWeights | None = None,
+        weights: NetworkWeights = None,
         **sampling: Any,
     ) -> np.ndarray:
         """Class probabilities, averaged over sampled networks.
@@ -61,9 +67,10 @@ class PredictionMethods:
             Networks in the average.
         random_state : int, RandomState or None
             By default every call averages over the same networks.
-        weights : {"importance"}, ImportanceWeights or None
+        weights : {"importance"}, ImportanceWeights, array of shape (n_samples,) or None
             Average over the weighted networks of `importance_weights` instead, the last ones or
-            those given; `n_samples` and `random_state` have no meaning then.
+            those given; `n_samples` and `random_state` have no meaning then. An array weighs the
+            sampled networks, for example by stacking.
         **sampling
             More parameters of `sample`, for example ``guidance=TaskGuidance(X_train, y_train)``;
             not with `weights`.
@@ -78,34 +85,163 @@ class PredictionMethods:
             If `weights` is "importance" before `importance_weights` was called, or comes with
             parameters of `sample`.
         """
-        networks, importance = self._networks(weights, n_samples, random_state, sampling)
-        inputs = np.asarray(X, np.float32)
-        return predictive.predict_proba(
-            self.architecture_, networks, inputs, network_weights=importance
-        )
+        sampling |= {"n_samples": n_samples, "random_state": random_state, "weights": weights}
+        return self._average(predictive.predict_proba, X, sampling)
+
+    @available_if(_predicts("classification"))
+    def predict_log_proba(self, X: ArrayLike, **sampling: Any) -> np.ndarray:
+        """Logarithms of `predict_proba`, in nats; parameters and errors are the same."""
+        return np.log(self.predict_proba(X, **sampling))
+
+    @available_if(_predicts("classification"))
+    def uncertainty(self, X: ArrayLike, **sampling: Any) -> Uncertainty:
+        """Entropy of the predicted class, and how much of it is noise or disagreement, in nats.
+
+        Parameters and errors are those of `predict_proba`.
+
+        Returns
+        -------
+        Uncertainty
+            `total`, `aleatoric` and `epistemic`, ``(n_inputs,)`` each; see
+            :mod:`bayesflow_nn.predictive.uncertainty`.
+        """
+        return self._average(predictive.predict_uncertainty, X, sampling)
 
     @available_if(_predicts(*TASKS))
     def predict(
-        self,
-        X: ArrayLike,
-        *,
-        n_samples: int = 100,
-        random_state: RandomState = 0,
-        weights: str | ImportanceWeights | None = None,
-        **sampling: Any,
-    ) -> np.ndarray:
-        """Most probable class ``(n_inputs,)``, or mean output ``(n_inputs, n_outputs)``.
+        self, X: ArrayLike, *, return_std: bool = False, **sampling: Any
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Most probable class, or mean target.
 
-        Parameters and errors are those of `predict_proba`.
+        Parameters and errors not listed here are those of `predict_proba`.
+
+        Parameters
+        ----------
+        return_std : bool
+            Return the standard deviation of new targets as well, noise included.
+
+        Returns
+        -------
+        ndarray of shape (n_inputs,) or, for several targets, (n_inputs, n_targets)
+            Twice that with `return_std`.
+
+        Raises
+        ------
+        ValueError
+            If `return_std` is asked of a classifier, or of a regression whose noise is not known.
         """
         check_is_fitted(self)
         if self.task_ == "classification":
-            sampling |= {"n_samples": n_samples, "random_state": random_state, "weights": weights}
+            if return_std:
+                raise ValueError(
+                    "return_std must be False for classification, got True; use uncertainty(X)."
+                )
             return self.predict_proba(X, **sampling).argmax(-1)
-        networks, importance = self._networks(weights, n_samples, random_state, sampling)
-        return predictive.predict_moments(
-            self.architecture_, networks, np.asarray(X, np.float32), network_weights=importance
-        ).mean
+        if self.likelihood_ is None and not return_std:
+            return drop_single_output(self._average(predictive.predict_moments, X, sampling).mean)
+        moments = self.predict_moments(X, **sampling)
+        mean, std = (drop_single_output(values) for values in (moments.mean, moments.std))
+        return (mean, std) if return_std else mean
+
+    @available_if(_predicts("regression"))
+    def predict_moments(self, X: ArrayLike, **sampling: Any) -> RegressionMoments:
+        """Mean and standard deviation of new targets, and the parts due to noise and to networks.
+
+        Parameters and errors are those of `predict_proba`; the noise must be known (`fit_noise`).
+
+        Returns
+        -------
+        RegressionMoments
+            `mean`, `std`, `aleatoric_std` and `epistemic_std`, ``(n_inputs, n_targets)`` each.
+        """
+        likelihood = self._known_likelihood()
+        return self._average(predictive.predictive_moments, X, sampling, likelihood=likelihood)
+
+    @available_if(_predicts("regression"))
+    def predict_quantiles(
+        self, X: ArrayLike, quantiles: ArrayLike = (0.05, 0.5, 0.95), **sampling: Any
+    ) -> np.ndarray:
+        """Points below which new targets lie with the given probabilities.
+
+        Parameters and errors not listed here are those of `predict_proba`; the noise must be known.
+
+        Parameters
+        ----------
+        quantiles : array of shape (n_quantiles,)
+            Probabilities strictly between 0 and 1.
+
+        Returns
+        -------
+        ndarray of shape (n_inputs, n_quantiles[, n_targets])
+        """
+        likelihood = self._known_likelihood()
+        return self._average(
+            predictive_quantiles, X, sampling, likelihood=likelihood, quantiles=quantiles
+        )
+
+    @available_if(_predicts(*TASKS))
+    def sample_y(
+        self, X: ArrayLike, n_draws: int = 1, *, random_state: RandomState = 0, **sampling: Any
+    ) -> np.ndarray:
+        """Draw targets: those of one draw are what one network expects, with its noise.
+
+        Parameters and errors not listed here are those of `predict_proba`; a regression must know
+        its noise.
+
+        Parameters
+        ----------
+        n_draws : int
+            Networks drawn with replacement, of the `n_samples` in the average.
+        random_state : int, RandomState or None
+            Decides networks, and noise.
+
+        Returns
+        -------
+        ndarray of shape (n_draws, n_inputs[, n_targets])
+            Labels, or targets.
+        """
+        seed = draw_seed(random_state)
+        return self._average(
+            draw_targets,
+            X,
+            sampling | {"random_state": seed},
+            likelihood=self._known_likelihood(),
+            n_draws=n_draws,
+            random_state=seed,
+        )
+
+    @available_if(_predicts(*TASKS))
+    def log_predictive_density(self, X: ArrayLike, y: ArrayLike, **sampling: Any) -> np.ndarray:
+        """Log density of targets, or log probability of labels, under the average ``(n_inputs,)``.
+
+        The mean over networks is one of densities, not of their logarithms. In nats; parameters and
+        errors are those of `predict_proba`, and a regression must know its noise.
+        """
+        likelihood = self._known_likelihood()
+        return self._average(
+            predictive.predictive_log_density, X, sampling, y=y, likelihood=likelihood
+        )
+
+    @available_if(_predicts("regression"))
+    def fit_noise(self, X: ArrayLike, y: ArrayLike, **sampling: Any) -> PredictionMethods:
+        """Fit the standard deviation of normal noise to data that no network was trained on.
+
+        It becomes `likelihood_`, in the place of any other. Parameters not listed here are those of
+        `predict_proba`.
+
+        Parameters
+        ----------
+        X : array of shape (n_inputs, ...)
+        y : array of shape (n_inputs,) or (n_inputs, n_outputs)
+            Held-out data: residuals at training targets are too small.
+
+        Returns
+        -------
+        FlowPosterior
+            Itself.
+        """
+        self.likelihood_ = self._average(fit_noise, X, sampling, y=y)
+        return self
 
     def to_arviz(
         self, X: ArrayLike | None = None, y: ArrayLike | None = None, **options: Any
@@ -136,16 +272,40 @@ class PredictionMethods:
         check_is_fitted(self)
         return posterior_record(self, X, y, **options)
 
+    def _average(
+        self, average: Callable, X: ArrayLike, sampling: Mapping[str, Any], **arguments: Any
+    ) -> Any:
+        """What a function of `predictive` makes of networks, inputs and other arguments."""
+        check_is_fitted(self)
+        networks, network_weights = self._networks(**sampling)
+        return average(
+            self.architecture_,
+            networks,
+            np.asarray(X, np.float32),
+            network_weights=network_weights,
+            **arguments,
+        )
+
+    def _known_likelihood(self) -> Likelihood:
+        check_is_fitted(self)
+        if self.likelihood_ is None:
+            raise ValueError(
+                "likelihood is needed for distributions of targets, got None; call fit_noise(X, y) "
+                "with held-out data, or pass FlowPosterior(likelihood=...)."
+            )
+        return self.likelihood_
+
     def _networks(
         self,
-        weights: str | ImportanceWeights | None,
-        n_samples: int,
-        random_state: RandomState,
-        sampling: dict[str, Any],
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+        *,
+        n_samples: int = 100,
+        random_state: RandomState = 0,
+        weights: NetworkWeights = None,
+        **sampling: Any,
+    ) -> tuple[np.ndarray, ArrayLike | None]:
         """Networks to average over, and their weights."""
-        if weights is None:
-            return self.sample(n_samples, random_state=random_state, **sampling), None
+        if weights is None or not isinstance(weights, str | ImportanceWeights):
+            return self.sample(n_samples, random_state=random_state, **sampling), weights
         if sampling:
             raise ValueError(
                 f"weights must be None with parameters of `sample`, got {weights!r} with "

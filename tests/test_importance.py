@@ -78,7 +78,7 @@ def test_predictions_are_averaged_with_the_weights(line, posterior, corrected):
     x, mean = line[0], line[2]
     predicted = posterior.predict(x, weights="importance")
     assert np.array_equal(predicted, posterior.predict(x, weights=corrected))
-    expected = x * mean[0] + mean[1]
+    expected = (x * mean[0] + mean[1])[:, 0]
     # Posterior deviations of a prediction are about .1, and so many draws know a tenth of them.
     assert np.abs(predicted - expected).max() < 0.02
     assert np.abs(posterior.predict(x, n_samples=2000) - expected).max() > 0.03

@@ -242,9 +242,11 @@ def test_a_regression_population_predicts_means(inputs):
     networks = torch.from_numpy(draw(made, 9))
     mean = mlp.apply(networks, torch.from_numpy(inputs[:, :3])).mean(0)
     predicted = made.predict(inputs[:, :3], n_samples=9, random_state=0)
-    np.testing.assert_allclose(predicted, mean, atol=1e-5)  # float32 sums of order one
-    assert predicted.shape == (150, 1)
-    assert not hasattr(made, "predict_proba")
+    assert predicted.shape == (150,)
+    np.testing.assert_allclose(predicted, mean[:, 0], atol=1e-5)  # float32 sums of order one
+    assert not hasattr(made, "predict_proba") and not hasattr(made, "uncertainty")
+    with pytest.raises(ValueError, match=r"got None; call fit_noise\(X, y\)"):
+        made.predict(inputs[:, :3], return_std=True)
 
 
 def test_predictions_exist_once_architecture_and_task_are_known(points, population, density):

@@ -250,6 +250,11 @@ def resolve_likelihood(task: str, likelihood: float | Likelihood | None) -> Like
             )
         return Categorical()
     if not hasattr(likelihood, "log_prob"):
+        if isinstance(likelihood, str):
+            raise TypeError(
+                f"likelihood must be a number, a likelihood such as HeteroscedasticNormal(), or "
+                f"None, got {likelihood!r}."
+            )
         if task == "classification":
             raise ValueError(
                 f"likelihood must be None or Categorical() for classification, got {likelihood!r}."
