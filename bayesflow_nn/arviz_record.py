@@ -15,7 +15,8 @@ Analysis 16 (2021), arXiv 1903.08008.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +150,8 @@ def posterior_record(
         Whether to record log densities, "lp" in `sample_stats`. One costs as much as dozens of
         samples.
     random_state : int, RandomState or None
-        Decides networks and drawn targets.
+        Decides networks and drawn targets. `sample_stats` says as "n_evaluations" how often the
+        flow was evaluated on the way to each.
     **sampling
         More parameters of `sample`, for example ``condition="task"``.
 
@@ -176,7 +178,8 @@ def posterior_record(
             "X and y must be None for a posterior without an architecture, which makes no "
             "predictions; fit a WeightPopulation, or pass FlowPosterior(architecture=...)."
         )
-    networks = posterior.sample(n_samples, random_state=seed, **sampling)
+    with _record_evaluations(posterior) as sizes:
+        networks = posterior.sample(n_samples, random_state=seed, **sampling)
     if architecture is not None:
         population = WeightPopulation(
             torch.as_tensor(networks),
@@ -186,7 +189,7 @@ def posterior_record(
         )
         # Cheaper than densities, and may raise.
         predictions = _predict(population, X, y, likelihood, seed)
-    statistics = {}
+    statistics = {"n_evaluations": np.full(len(networks), sum(sizes) / len(networks))}
     if log_prob:
         statistics["lp"] = posterior.log_prob(networks, condition=sampling.get("condition"))
     if architecture is None:
@@ -247,6 +250,23 @@ def function_diagnostics(
     return FunctionDiagnostics(
         *rows.shape, compare(predictions), compare(log_densities) if log_densities else None
     )
+
+
+@contextmanager
+def _record_evaluations(posterior: Any) -> Iterator[list[int]]:
+    """List the evaluations of the velocity inside a ``with``, by their numbers of networks."""
+    few_step = getattr(posterior, "flow_map_", None)
+    field = posterior.field_ if few_step is None else few_step.field
+    sizes: list[int] = []
+
+    def note(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        sizes.append(len(inputs[0]))
+
+    hook = field.predictor.register_forward_pre_hook(note)
+    try:
+        yield sizes
+    finally:
+        hook.remove()
 
 
 def _record(

@@ -51,9 +51,17 @@ def pareto_smoothed(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
     pareto_k : float
         Its shape: beyond 0.7 averages with these ratios cannot be trusted.
     """
+    log_ratios = np.array(log_ratios, dtype=float)
     arviz = _import_arviz()
-    smoothed, pareto_k = arviz.psislw(np.array(log_ratios, dtype=float), normalize=False)
-    return np.asarray(smoothed), float(pareto_k)
+    if hasattr(arviz, "psislw"):
+        smoothed, pareto_k = arviz.psislw(log_ratios.copy(), normalize=False)
+        return np.asarray(smoothed), float(pareto_k)
+    from arviz_stats.base import array_stats  # ArviZ 1, which takes log likelihoods left out
+
+    weights, pareto_k = array_stats.psislw(-log_ratios)
+    # Its weights have sum one. The smallest ratios are not in the tail, and tell the constant.
+    body = np.argmin(np.where(np.isfinite(log_ratios), log_ratios, np.inf))
+    return np.asarray(weights) + (log_ratios[body] - weights[body]), float(pareto_k)
 
 
 def convergence(values: ArrayLike) -> Convergence:

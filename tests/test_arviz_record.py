@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 from types import SimpleNamespace
 
 import arviz as az
@@ -213,7 +214,35 @@ def test_a_posterior_is_one_chain_with_its_log_densities(posterior, classifiers)
     np.testing.assert_allclose(record.log_likelihood["y"][0], expected, atol=1e-6)
     again = posterior_record(posterior, X, y, n_samples=6, random_state=3)
     assert np.array_equal(again.posterior_predictive["y"], record.posterior_predictive["y"])
-    assert "sample_stats" not in again.groups()
+    assert list(again.sample_stats) == ["n_evaluations"]
+
+
+def test_a_record_says_how_often_the_flow_was_evaluated(posterior):
+    for solver, stages in {"euler": 1, "midpoint": 2, "rk4": 4}.items():
+        record = posterior_record(posterior, n_samples=3, solver=solver, n_steps=5)
+        # After the last step one evaluation removes the width floor.
+        assert (record.sample_stats["n_evaluations"] == 5 * stages + 1).all()
+    fast = posterior.distill(2, n_trajectories=20, max_iter=2, random_state=0)
+    assert (posterior_record(fast, n_samples=3).sample_stats["n_evaluations"] == 2).all()
+    assert not posterior.field_.predictor._forward_pre_hooks
+
+
+def test_arviz_1_smooths_the_same_ratios(monkeypatch):
+    ratios = np.random.default_rng(0).standard_t(3, size=500)
+    smoothed, pareto_k = inference_data.pareto_smoothed(ratios)
+
+    def psislw(log_likelihood):  # takes minus the ratios, and gives weights of sum one
+        weights, k = az.psislw(-log_likelihood)
+        return weights, k
+
+    base = SimpleNamespace(array_stats=SimpleNamespace(psislw=psislw))
+    monkeypatch.setitem(sys.modules, "arviz_stats", SimpleNamespace(base=base))
+    monkeypatch.setitem(sys.modules, "arviz_stats.base", base)
+    monkeypatch.setattr(inference_data, "_import_arviz", SimpleNamespace)
+    again, k = inference_data.pareto_smoothed(ratios)
+    assert k == pareto_k
+    np.testing.assert_allclose(again, smoothed, atol=1e-12)
+    assert np.array_equal(np.argsort(again), np.argsort(ratios))
 
 
 def test_conditions_reach_sampling_and_densities_and_wrong_data_cost_no_density():
@@ -232,12 +261,14 @@ def test_conditions_reach_sampling_and_densities_and_wrong_data_cost_no_density(
         architecture_=mlp,
         task_="classification",
         likelihood_=Categorical(),
+        field_=SimpleNamespace(predictor=torch.nn.Identity()),
         sample=sample,
         log_prob=log_prob,
     )
     record = posterior_record(stub, n_samples=3, log_prob=True, condition="a")
     assert calls == [("sample", "a"), ("log_prob", "a")]
     assert record.sample_stats["lp"].values.tolist() == [[0, 1, 2]]
+    assert not record.sample_stats["n_evaluations"].any()
     with pytest.raises(ValueError, match="likelihood must be None or Categorical"):
         posterior_record(stub, np.zeros((1, 2)), likelihood=1.0, log_prob=True, condition="b")
     assert calls[2:] == [("sample", "b")]
