@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from arviz import InferenceData
+    from pandas import DataFrame
     from xarray import Dataset
 
 _MIN_CHAINS, _MIN_DRAWS = 2, 4  # below which a split R-hat has no meaning
@@ -101,6 +102,25 @@ def convergence(values: ArrayLike) -> Convergence:
             arviz.ess(data, method="tail", prob=(0.05, 0.95)),
         )
     return Convergence(*(measure["x"].to_numpy().reshape(shape) for measure in measures))
+
+
+def compare(records: Mapping[str, InferenceData]) -> DataFrame:
+    """Compare models by leave-one-out cross-validation, and stack them (``arviz.compare``).
+
+    Parameters
+    ----------
+    records : mapping from name to arviz.InferenceData
+        With log likelihoods of the same targets.
+
+    Returns
+    -------
+    DataFrame
+        One row per model, best first; column "weight" has the stacking weights.
+    """
+    with warnings.catch_warnings():
+        # ArviZ 0.23 calls pandas in a way that pandas 4 will drop.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return _import_arviz().compare(dict(records), method="stacking")
 
 
 def check_chains(n_chains: int, n_draws: int) -> None:
