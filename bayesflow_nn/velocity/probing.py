@@ -33,6 +33,8 @@ from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.problem import VelocityProblem
 
 _RESPONSE_WIDTH = 32
+_LARGEST_CONDITION = 1e5  # of systems that are solved in float32
+_LARGEST_STEP = 10.0  # of one coordinate, in posterior standard deviations
 _INITIAL_RESPONSE = 0.05
 _INITIAL_GAIN = 20.0
 _INITIAL_DAMPING = 50.0
@@ -153,8 +155,11 @@ def _within_posterior(step: Tensor, variance: Tensor) -> Tensor:
     """Shorten a step smoothly to at most a posterior standard deviation, as root mean square.
 
     Learned steps are about a tenth as long and hardly change. Without a bound, the steps of an
-    untrained model can feed each other until they overflow.
+    untrained model can feed each other until they overflow; and a single coordinate, the log norm
+    of an output layer, must not take the whole length of a step.
     """
+    limit = _LARGEST_STEP * variance.sqrt()
+    step = step.clamp(-limit, limit)
     square = step.square().mean(1, keepdim=True)
     return step * (variance / (variance + square)).sqrt()
 
@@ -227,11 +232,14 @@ def _damped_step(
         # would be infinite at equal eigenvalues, and the damping needs no learning.
         fixed = inputs.detach().double()
         values, axes = torch.linalg.eigh(fixed.mT @ fixed / fixed.shape[-1])
-        values, axes = values.to(inputs), axes.to(inputs)
+        values, axes = values.clamp_min(0).to(inputs), axes.to(inputs)
         damped = (cotangent @ axes) / (1 + damping[:, None, None] * values) @ (inputs @ axes).mT
     else:
         moments = inputs @ inputs.mT / inputs.shape[-1]
         identity = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
+        # Beyond this the identity is lost in float32, and equal neurons leave no inverse.
+        largest = moments.diagonal(dim1=-2, dim2=-1).sum(-1)
+        damping = torch.minimum(damping, _LARGEST_CONDITION / largest)
         system = identity + damping[:, None, None] * moments
         damped = torch.linalg.solve(system, inputs @ cotangent.mT).mT
     step = gain[:, None, None] * damped
