@@ -5,12 +5,15 @@ flow that carries noise to the distribution of their weights.
 """
 
 from bayesflow_nn.arviz_record import function_diagnostics, population_record
+from bayesflow_nn.estimators import FlowBNNClassifier, FlowBNNRegressor
 from bayesflow_nn.flow import Guidance, Refresh, StepNoise, TaskGuidance
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.weights import Architecture, WeightPopulation, train_population
 
 __all__ = [
     "Architecture",
+    "FlowBNNClassifier",
+    "FlowBNNRegressor",
     "FlowPosterior",
     "Guidance",
     "Refresh",

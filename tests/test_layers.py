@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "bayesflow_nn"
 LAYERS = [
     {"__main__"},
     {"__init__"},
-    {"estimators", "comparison"},
+    {"estimators", "comparison", "plots"},
     {"posterior"},
     {"posterior_densities", "posterior_predictions", "stacking"},
     {
