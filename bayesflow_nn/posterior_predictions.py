@@ -14,7 +14,7 @@ from bayesflow_nn import predictive
 from bayesflow_nn.arviz_record import posterior_record
 from bayesflow_nn.importance import ImportanceWeights
 from bayesflow_nn.pointwise import drop_single_output
-from bayesflow_nn.predictive import RegressionMoments, Uncertainty
+from bayesflow_nn.predictive import PredictiveCurve, RegressionMoments, Uncertainty
 from bayesflow_nn.predictive_distribution import draw_targets, fit_noise, predictive_quantiles
 from bayesflow_nn.weights import Likelihood
 from bayesflow_nn.weights.population import TASKS
@@ -220,6 +220,40 @@ class PredictionMethods:
         likelihood = self._known_likelihood()
         return self._average(
             predictive.predictive_log_density, X, sampling, y=y, likelihood=likelihood
+        )
+
+    @available_if(_predicts(*TASKS))
+    def predictive_curve(
+        self, X: ArrayLike, y: ArrayLike, *, n_samples: int = 200, **sampling: Any
+    ) -> PredictiveCurve:
+        """Loss of averages of more and more networks: how many are enough.
+
+        Parameters and errors not listed here are those of `predict_proba`, without `weights`; a
+        regression must know its noise.
+
+        Parameters
+        ----------
+        X : array of shape (n_inputs, ...)
+        y : array of shape (n_inputs,) or (n_inputs, n_targets)
+            Test data.
+        n_samples : int
+            Networks, the most in an average.
+
+        Returns
+        -------
+        PredictiveCurve
+            Sizes, mean negative log likelihoods in nats and their standard errors; ``str`` of it is
+            a table. See :func:`bayesflow_nn.predictive.deep_ensemble_equivalent`.
+        """
+        likelihood = self._known_likelihood()
+        networks = self._networks(n_samples=n_samples, **sampling)[0]
+        return predictive.predictive_curve(
+            self.architecture_,
+            networks,
+            np.asarray(X, np.float32),
+            y,
+            likelihood=likelihood,
+            random_state=0,
         )
 
     @available_if(_predicts("regression"))

@@ -125,6 +125,14 @@ def test_a_likelihood_says_what_the_task_is():
     assert made.likelihood_ == Normal(2.0)
 
 
+def test_the_curve_ends_at_the_average_of_all(classifier):
+    y = np.arange(7) % 3
+    curve = classifier.predictive_curve(X, y, n_samples=40, random_state=3)
+    log_p = classifier.log_predictive_density(X, y, **SAMPLING)
+    assert curve.sizes[-1] == 40
+    assert curve.nll[-1] == pytest.approx(-log_p.mean(), abs=1e-6)
+
+
 def test_wrong_requests_are_named(classifier, regressor):
     with pytest.raises(ValueError, match="return_std must be False for classification"):
         classifier.predict(X, return_std=True)

@@ -1,6 +1,12 @@
 """What many networks predict together, how sure of it they are, and what each says alone."""
 
 from bayesflow_nn.predictive.averages import PredictiveMoments, predict_moments, predict_proba
+from bayesflow_nn.predictive.curve import (
+    Equivalent,
+    PredictiveCurve,
+    deep_ensemble_equivalent,
+    predictive_curve,
+)
 from bayesflow_nn.predictive.mixture import (
     RegressionMoments,
     predictive_log_density,
@@ -22,11 +28,14 @@ from bayesflow_nn.predictive.uncertainty import Uncertainty, network_proba, pred
 __all__ = [
     "ClassificationScores",
     "Detection",
+    "Equivalent",
     "OutOfDistributionScores",
+    "PredictiveCurve",
     "PredictiveMoments",
     "RegressionMoments",
     "RegressionScores",
     "Uncertainty",
+    "deep_ensemble_equivalent",
     "detection",
     "network_proba",
     "network_scores",
@@ -34,6 +43,7 @@ __all__ = [
     "predict_moments",
     "predict_proba",
     "predict_uncertainty",
+    "predictive_curve",
     "predictive_log_density",
     "predictive_moments",
 ]
