@@ -17,7 +17,6 @@ from torch import Tensor
 
 from bayesflow_nn.condition_encoder import ConditionEncoder
 from bayesflow_nn.distillation import TrajectoryDraw, distill, prediction_divergence, trajectories
-from bayesflow_nn.diversity import NoveltyReport, novelty_report
 from bayesflow_nn.flow import (
     COUPLINGS,
     SOLVERS,
@@ -38,6 +37,7 @@ from bayesflow_nn.flow import (
     equal_error_grid,
 )
 from bayesflow_nn.posterior_densities import DensityMethods
+from bayesflow_nn.posterior_diversity import DiversityMethods
 from bayesflow_nn.posterior_input import (
     Weights,
     check_few_step,
@@ -84,7 +84,9 @@ class Trajectory(NamedTuple):
     weights: np.ndarray
 
 
-class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimator):
+class FlowPosterior(
+    PredictionMethods, DiversityMethods, DensityMethods, DensityMixin, BaseEstimator
+):
     r"""Posterior over network weights, learned by flow matching on the weights of many networks.
 
     Permutations of neurons are removed by alignment, neuron scales and the softmax shift by a
@@ -497,59 +499,6 @@ class FlowPosterior(PredictionMethods, DensityMethods, DensityMixin, BaseEstimat
             n_steps=n_steps,
         )
         return fast
-
-    def novelty(
-        self,
-        held_out: Weights | None = None,
-        *,
-        generated: Weights | None = None,
-        n_samples: int = 200,
-        n_densities: int = 0,
-        random_state: RandomState = None,
-    ) -> NoveltyReport:
-        """Compare samples with training and held-out networks: did the flow learn, copy or shrink.
-
-        Parameters
-        ----------
-        held_out : WeightPopulation or array of shape (n_networks, n_weights), optional
-            Networks the flow has not seen. By default the validation chains.
-        generated : array of shape (n_networks, n_weights), optional
-            Networks to judge, of any generator. By default fresh samples.
-        n_samples : int
-            Networks to draw if `generated` is not given.
-        n_densities : int
-            Networks of either kind, training and held out, whose log densities are compared; 0
-            leaves the gap out. A density costs as much as dozens of samples.
-        random_state : int, RandomState or None
-
-        Returns
-        -------
-        NoveltyReport
-            Distances are Euclidean between `to_points` of the networks, with every sphere in R^d
-            scaled to radius sqrt(d), so that all coordinates have about unit variance.
-
-        Raises
-        ------
-        ValueError
-            If there are not at least two held-out networks.
-        """
-        check_is_fitted(self)
-        n_held_out = 0 if self.held_out_points_ is None else len(self.held_out_points_)
-        if held_out is None and n_held_out < 2:
-            raise ValueError(
-                f"held_out must be given: the fit held out {n_held_out} networks, and dispersion "
-                f"needs at least 2; or raise validation_fraction."
-            )
-        if generated is None:
-            generated = self.sample(n_samples, random_state=random_state)
-        unseen = self.held_out_points_ if held_out is None else self.to_points(held_out)
-        sets = (self.to_points(generated), self.training_points_, unseen)
-        report = novelty_report(*(points * self.unit_scale_ for points in sets))
-        if not check_integer("n_densities", n_densities, low=0):
-            return report
-        gap = self._mean_log_density(sets[1], n_densities)
-        gap -= self._mean_log_density(sets[2], n_densities)
-        return dataclasses.replace(report, log_density_gap=gap)
 
     def to_points(self, weights: Weights) -> Tensor:
         """Aligned networks as points of the chart.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -171,6 +171,23 @@ def read_task(
     if task is None:
         task = getattr(likelihood, "task", "regression")
     return task, resolve_likelihood(task, likelihood)
+
+
+def predicts(*tasks: str) -> Callable[[Any], bool]:
+    """Condition under which a prediction method exists; scikit-learn shows its error as cause."""
+
+    def check(posterior: Any) -> bool:
+        architecture = getattr(posterior, "architecture_", posterior.architecture)
+        task = getattr(posterior, "task_", posterior.task)
+        if architecture is None or task not in tasks:
+            raise AttributeError(
+                f"predictions need an architecture and a task in {list(tasks)}, got "
+                f"architecture={architecture!r} and task={task!r}; pass them or fit a "
+                f"WeightPopulation that has them."
+            )
+        return True
+
+    return check
 
 
 def read_weights(

@@ -14,6 +14,7 @@ from bayesflow_nn import predictive
 from bayesflow_nn.arviz_record import posterior_record
 from bayesflow_nn.importance import ImportanceWeights
 from bayesflow_nn.pointwise import drop_single_output
+from bayesflow_nn.posterior_input import predicts
 from bayesflow_nn.predictive import PredictiveCurve, RegressionMoments, Uncertainty
 from bayesflow_nn.predictive_distribution import draw_targets, fit_noise, predictive_quantiles
 from bayesflow_nn.weights import Likelihood
@@ -27,27 +28,10 @@ if TYPE_CHECKING:
 NetworkWeights = str | ImportanceWeights | ArrayLike | None
 
 
-def _predicts(*tasks: str) -> Callable[[PredictionMethods], bool]:
-    """Condition under which a prediction method exists; scikit-learn shows its error as cause."""
-
-    def check(posterior: PredictionMethods) -> bool:
-        architecture = getattr(posterior, "architecture_", posterior.architecture)
-        task = getattr(posterior, "task_", posterior.task)
-        if architecture is None or task not in tasks:
-            raise AttributeError(
-                f"predictions need an architecture and a task in {list(tasks)}, got "
-                f"architecture={architecture!r} and task={task!r}; pass them or fit a "
-                f"WeightPopulation that has them."
-            )
-        return True
-
-    return check
-
-
 class PredictionMethods:
     """The part of :class:`bayesflow_nn.FlowPosterior` that predicts."""
 
-    @available_if(_predicts("classification"))
+    @available_if(predicts("classification"))
     def predict_proba(
         self,
         X: ArrayLike,
@@ -88,12 +72,12 @@ class PredictionMethods:
         sampling |= {"n_samples": n_samples, "random_state": random_state, "weights": weights}
         return self._average(predictive.predict_proba, X, sampling)
 
-    @available_if(_predicts("classification"))
+    @available_if(predicts("classification"))
     def predict_log_proba(self, X: ArrayLike, **sampling: Any) -> np.ndarray:
         """Logarithms of `predict_proba`, in nats; parameters and errors are the same."""
         return np.log(self.predict_proba(X, **sampling))
 
-    @available_if(_predicts("classification"))
+    @available_if(predicts("classification"))
     def uncertainty(self, X: ArrayLike, **sampling: Any) -> Uncertainty:
         """Entropy of the predicted class, and how much of it is noise or disagreement, in nats.
 
@@ -107,7 +91,7 @@ class PredictionMethods:
         """
         return self._average(predictive.predict_uncertainty, X, sampling)
 
-    @available_if(_predicts(*TASKS))
+    @available_if(predicts(*TASKS))
     def predict(
         self, X: ArrayLike, *, return_std: bool = False, **sampling: Any
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -143,7 +127,7 @@ class PredictionMethods:
         mean, std = (drop_single_output(values) for values in (moments.mean, moments.std))
         return (mean, std) if return_std else mean
 
-    @available_if(_predicts("regression"))
+    @available_if(predicts("regression"))
     def predict_moments(self, X: ArrayLike, **sampling: Any) -> RegressionMoments:
         """Mean and standard deviation of new targets, and the parts due to noise and to networks.
 
@@ -157,7 +141,7 @@ class PredictionMethods:
         likelihood = self._known_likelihood()
         return self._average(predictive.predictive_moments, X, sampling, likelihood=likelihood)
 
-    @available_if(_predicts("regression"))
+    @available_if(predicts("regression"))
     def predict_quantiles(
         self, X: ArrayLike, quantiles: ArrayLike = (0.05, 0.5, 0.95), **sampling: Any
     ) -> np.ndarray:
@@ -179,7 +163,7 @@ class PredictionMethods:
             predictive_quantiles, X, sampling, likelihood=likelihood, quantiles=quantiles
         )
 
-    @available_if(_predicts(*TASKS))
+    @available_if(predicts(*TASKS))
     def sample_y(
         self, X: ArrayLike, n_draws: int = 1, *, random_state: RandomState = 0, **sampling: Any
     ) -> np.ndarray:
@@ -210,7 +194,7 @@ class PredictionMethods:
             random_state=seed,
         )
 
-    @available_if(_predicts(*TASKS))
+    @available_if(predicts(*TASKS))
     def log_predictive_density(self, X: ArrayLike, y: ArrayLike, **sampling: Any) -> np.ndarray:
         """Log density of targets, or log probability of labels, under the average ``(n_inputs,)``.
 
@@ -222,7 +206,7 @@ class PredictionMethods:
             predictive.predictive_log_density, X, sampling, y=y, likelihood=likelihood
         )
 
-    @available_if(_predicts(*TASKS))
+    @available_if(predicts(*TASKS))
     def predictive_curve(
         self, X: ArrayLike, y: ArrayLike, *, n_samples: int = 200, **sampling: Any
     ) -> PredictiveCurve:
@@ -256,7 +240,7 @@ class PredictionMethods:
             random_state=0,
         )
 
-    @available_if(_predicts("regression"))
+    @available_if(predicts("regression"))
     def fit_noise(self, X: ArrayLike, y: ArrayLike, **sampling: Any) -> PredictionMethods:
         """Fit the standard deviation of normal noise to data that no network was trained on.
 

@@ -16,7 +16,7 @@ LAYERS = [
     {"__init__"},
     {"estimators", "comparison", "plots"},
     {"posterior"},
-    {"posterior_densities", "posterior_predictions", "stacking"},
+    {"posterior_densities", "posterior_predictions", "posterior_diversity", "stacking"},
     {
         "posterior_input",
         "condition_encoder",

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from bayesflow_nn.diversity.inputs import check_errors, check_probabilities
+from bayesflow_nn.diversity.inputs import check_errors, check_probabilities, check_same_inputs
 from bayesflow_nn.weights.validation import check_integer
 
 
@@ -57,7 +57,7 @@ def pairwise_jsd(
     chunk_size = check_integer("chunk_size", chunk_size)
     p = check_probabilities("proba", proba)
     q = p if reference is None else check_probabilities("reference", reference)
-    _check_same_inputs(p, q)
+    check_same_inputs(p, q)
     jsd = [
         _mean_entropy((p[i].double() + q[j].double()) / 2)
         for i, j in (
@@ -109,7 +109,7 @@ def max_iou(
     chunk_size = check_integer("chunk_size", chunk_size)
     a = check_errors("wrong", wrong, at_least=2 if reference is None else 1)
     b = a if reference is None else check_errors("reference", reference)
-    _check_same_inputs(a, b)
+    check_same_inputs(a, b)
     best = torch.zeros(len(a), device=a.device)
     for start in range(0, len(b), chunk_size):
         iou = _iou(a, b[start : start + chunk_size])
@@ -129,11 +129,3 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:
 
 def _mean_entropy(p: Tensor) -> Tensor:
     return torch.special.entr(p).sum(-1).mean(-1)
-
-
-def _check_same_inputs(a: Tensor, b: Tensor) -> None:
-    if a.shape[1:] != b.shape[1:]:
-        raise ValueError(
-            "reference must be about the same inputs and classes, shape "
-            f"(n_references, {', '.join(map(str, a.shape[1:]))}), got {tuple(b.shape)}."
-        )

@@ -57,3 +57,12 @@ def check_errors(name: str, values: ArrayLike | Tensor, *, at_least: int = 1) ->
             f"one input, got {tuple(wrong.shape)}."
         )
     return wrong
+
+
+def check_same_inputs(a: Tensor, b: Tensor) -> None:
+    """Raise unless both are about the same inputs and classes."""
+    if a.shape[1:] != b.shape[1:]:
+        raise ValueError(
+            "reference must be about the same inputs and classes, shape "
+            f"(n_references, {', '.join(map(str, a.shape[1:]))}), got {tuple(b.shape)}."
+        )
