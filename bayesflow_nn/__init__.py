@@ -8,20 +8,34 @@ from bayesflow_nn.arviz_record import function_diagnostics, population_record
 from bayesflow_nn.estimators import FlowBNNClassifier, FlowBNNRegressor
 from bayesflow_nn.flow import Guidance, Refresh, StepNoise, TaskGuidance
 from bayesflow_nn.posterior import FlowPosterior
-from bayesflow_nn.weights import Architecture, WeightPopulation, train_population
+from bayesflow_nn.weights import (
+    Architecture,
+    Categorical,
+    HeteroscedasticNormal,
+    Normal,
+    StudentT,
+    WeightPopulation,
+    sample_population,
+    train_population,
+)
 
 __all__ = [
     "Architecture",
+    "Categorical",
     "FlowBNNClassifier",
     "FlowBNNRegressor",
     "FlowPosterior",
     "Guidance",
+    "HeteroscedasticNormal",
+    "Normal",
     "Refresh",
     "StepNoise",
+    "StudentT",
     "TaskGuidance",
     "WeightPopulation",
     "function_diagnostics",
     "population_record",
+    "sample_population",
     "train_population",
 ]
 

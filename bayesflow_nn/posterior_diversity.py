@@ -20,10 +20,10 @@ from bayesflow_nn.diversity import (
     noise_baseline,
     novelty_report,
 )
-from bayesflow_nn.diversity.set_distances import thin
 from bayesflow_nn.posterior_input import Weights, predicts
 from bayesflow_nn.predictive import network_proba
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
+from bayesflow_nn.weights.training_data import spread_rows
 from bayesflow_nn.weights.validation import check_integer
 
 
@@ -126,7 +126,9 @@ class DiversityMethods:
             "held out": unseen,
             "generated": self.to_points(generated).to(self.training_points_),
         }
-        sets = {name: thin(x, n) for name, x in points.items() if x is not None and len(x) > 1}
+        sets = {
+            name: spread_rows(x, n) for name, x in points.items() if x is not None and len(x) > 1
+        }
         sets["noise"] = self._perturbed(sets["generated"], seed)
         inputs = np.asarray(X, np.float32)
         scaled = {name: x * self.unit_scale_ for name, x in sets.items()}

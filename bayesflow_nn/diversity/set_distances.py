@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bayesflow_nn.diversity.inputs import check_points
 from bayesflow_nn.diversity.neighbours import nearest_neighbours
+from bayesflow_nn.weights.training_data import spread_rows
 from bayesflow_nn.weights.validation import check_integer
 
 
@@ -79,20 +80,13 @@ def set_distances(
     a = check_points("points", points).double()
     b = check_points("reference", reference, n_coordinates=a.shape[1]).double()
     nearest = nearest_neighbours(a, b).distances.mean().item()
-    a, b = thin(a, most), thin(b, most)
+    a, b = spread_rows(a, most), spread_rows(b, most)
     pairs = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
     n = min(len(a), len(b))
-    square = thin(thin(pairs, n).T, n).T.numpy(force=True)
+    square = spread_rows(spread_rows(pairs, n).T, n).T.numpy(force=True)
     wasserstein = square[linear_sum_assignment(square)].mean()
     cosine = (_directions(a) @ _directions(b).T).mean().item()
     return SetDistances(float(wasserstein), nearest, pairs.mean().item(), cosine)
-
-
-def thin(rows: Tensor, most: int) -> Tensor:
-    """At most `most` rows, evenly spaced."""
-    if len(rows) <= most:
-        return rows
-    return rows[torch.linspace(0, len(rows) - 1, most, device=rows.device).round().long()]
 
 
 def _directions(points: Tensor) -> Tensor:

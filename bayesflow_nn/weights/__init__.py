@@ -9,7 +9,10 @@ from bayesflow_nn.weights.likelihoods import (
     Normal,
     StudentT,
 )
+from bayesflow_nn.weights.log_posterior import LogPosterior
 from bayesflow_nn.weights.population import PopulationSplit, WeightPopulation
+from bayesflow_nn.weights.priors import LaplacePrior, NormalPrior
+from bayesflow_nn.weights.sampling import sample_population
 from bayesflow_nn.weights.training import train_population
 
 __all__ = [
@@ -17,10 +20,14 @@ __all__ = [
     "Categorical",
     "DenseLayer",
     "HeteroscedasticNormal",
+    "LaplacePrior",
     "Likelihood",
+    "LogPosterior",
     "Normal",
+    "NormalPrior",
     "PopulationSplit",
     "StudentT",
     "WeightPopulation",
+    "sample_population",
     "train_population",
 ]

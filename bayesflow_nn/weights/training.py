@@ -17,7 +17,7 @@ from bayesflow_nn.weights.optimizers import Schedule, resolve_schedule
 from bayesflow_nn.weights.population import WeightPopulation
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.recipe import Recipe
-from bayesflow_nn.weights.training_data import TrainingData, check_data
+from bayesflow_nn.weights.training_data import MOST_INPUTS, TrainingData, check_data, spread_rows
 from bayesflow_nn.weights.validation import (
     check_integer,
     check_option,
@@ -25,8 +25,6 @@ from bayesflow_nn.weights.validation import (
     check_weights,
     name_rows,
 )
-
-_MOST_INPUTS = 1024  # training inputs that the population keeps
 
 
 def train_population(
@@ -264,13 +262,6 @@ def _collect(
         task=data.task,
         likelihood=data.likelihood,
         metrics=metrics,
-        inputs=_spread_rows(data.X, _MOST_INPUTS),
+        inputs=spread_rows(data.X, MOST_INPUTS),
         allow_nonfinite=True,
     )
-
-
-def _spread_rows(inputs: Tensor, most: int) -> Tensor:
-    """At most `most` rows, evenly spaced, so that sorted data are covered as well."""
-    if len(inputs) <= most:
-        return inputs
-    return inputs[torch.linspace(0, len(inputs) - 1, most, device=inputs.device).round().long()]

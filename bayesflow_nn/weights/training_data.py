@@ -14,6 +14,9 @@ from bayesflow_nn.weights.losses import LOSSES, Loss
 from bayesflow_nn.weights.stateless import run_once
 from bayesflow_nn.weights.validation import check_inputs, check_option, name_rows
 
+MOST_INPUTS = 1024
+"""Training inputs that a population keeps."""
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -89,6 +92,13 @@ def check_data(
     y = _as_targets(y, dtype, loss)
     _check_outputs(architecture, X, y, loss)
     return TrainingData(X, y, loss)
+
+
+def spread_rows(rows: Tensor, most: int) -> Tensor:
+    """At most `most` rows, evenly spaced, so that sorted data are covered as well."""
+    if len(rows) <= most:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, most, device=rows.device).round().long()]
 
 
 def _to_tensor(X: ArrayLike | Tensor, architecture: Architecture, device: object) -> Tensor:

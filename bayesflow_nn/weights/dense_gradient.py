@@ -1,0 +1,159 @@
+r"""Log likelihood of many multilayer perceptrons on the same inputs, with its gradient.
+
+For one network and all inputs, one per column of :math:`h_0` (n_in, n_inputs):
+
+.. math::
+    a_l &= W_l h_{l-1} + b_l, \quad h_l = \sigma(a_l), \quad d_L = \partial \log p / \partial a_L \\
+    d_{l-1} &= (W_l^T d_l) \, \sigma'(a_{l-1}), \quad
+    \partial \log p / \partial W_l = d_l h_{l-1}^T, \quad \partial \log p / \partial b_l = d_l 1
+
+Inputs run along the last dimension, so that the weights are multiplied as they lie in the flat
+vector, and the soft maximum over few classes runs along vector lanes. In the first layer, whose
+inputs are shared, all networks are one matrix product, with the bias as the weight of one more
+input. Every product writes into a buffer that is allocated once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayesflow_nn.weights.activations import derive
+from bayesflow_nn.weights.dense import DenseLayer, DenseStack
+from bayesflow_nn.weights.likelihoods import Categorical, Likelihood
+
+
+class DenseLikelihood:
+    """Log likelihood of the data under many networks, and its gradient.
+
+    Parameters
+    ----------
+    stack : DenseStack
+        The layers.
+    likelihood : Likelihood
+    X : Tensor of shape (n_inputs, n_in)
+    y : Tensor of shape (n_inputs,) of labels, or (n_inputs, n_targets)
+    """
+
+    def __init__(self, stack: DenseStack, likelihood: Likelihood, X: Tensor, y: Tensor) -> None:
+        self._stack = stack
+        self._activation = derive(stack.function)
+        self._likelihood = likelihood
+        has_bias = stack.layers[0].bias is not None
+        self._X = torch.cat([X, torch.ones_like(X[:, :1])], dim=1) if has_bias else X
+        self._y = y
+        self._workspaces: dict[tuple, _Workspace] = {}
+
+    def write(self, weights: Tensor, rows: Tensor | None, value: Tensor, gradient: Tensor) -> None:
+        """Write the log likelihood of the inputs `rows` (None is all) and its gradient.
+
+        Parameters
+        ----------
+        weights : Tensor of shape (n_networks, n_weights)
+        rows : Tensor of shape (batch,) or None
+        value : Tensor of shape (n_networks,)
+            Filled; nats.
+        gradient : Tensor of shape (n_networks, n_weights)
+            Filled; nats per unit of weight.
+        """
+        X = (self._X if rows is None else self._X[rows]).to(weights.dtype)
+        y = self._y if rows is None else self._y[rows]
+        y = y.to(weights.dtype) if y.is_floating_point() else y
+        work = self._workspace(len(weights), len(X), weights)
+        self._forward(work, weights, X)
+        if isinstance(self._likelihood, Categorical):
+            _differentiate_categorical(work.a[-1], y, value, work.d[-1])
+        else:
+            _differentiate(self._likelihood, work.a[-1], y, value, work.d[-1])
+        self._backward(work, weights, X, gradient)
+
+    def _forward(self, work: _Workspace, weights: Tensor, X: Tensor) -> None:
+        first, *others = self._stack.layers
+        work.weights[:, :, : first.n_in] = _matrix(first, weights)
+        if first.bias is not None:
+            work.weights[:, :, first.n_in] = weights[:, first.bias]
+        torch.mm(work.weights.flatten(0, 1), X.T, out=work.a[0].flatten(0, 1))
+        for i, layer in enumerate(others):
+            self._activation.forward(work.a[i], work.h[i])
+            matrix, a = _matrix(layer, weights), work.a[i + 1]
+            if layer.bias is None:
+                torch.bmm(matrix, work.h[i], out=a)
+            else:
+                torch.baddbmm(weights[:, layer.bias, None], matrix, work.h[i], out=a)
+
+    def _backward(self, work: _Workspace, weights: Tensor, X: Tensor, gradient: Tensor) -> None:
+        first, *others = self._stack.layers
+        for i, layer in reversed(list(enumerate(others))):
+            d = work.d[i + 1]
+            torch.bmm(d, work.h[i].mT, out=work.gradients[i])
+            _matrix(layer, gradient).copy_(work.gradients[i])
+            if layer.bias is not None:
+                gradient[:, layer.bias] = d.sum(2)
+            torch.bmm(_matrix(layer, weights).mT, d, out=work.d[i])
+            self._activation.backward(work.d[i], work.a[i], work.h[i])
+        # In this order the result is wide; (n_networks * n_out, n_inputs) @ X, as narrow as the
+        # inputs are few, takes twice as long.
+        torch.mm(X.T, work.d[0].flatten(0, 1).T, out=work.first_gradient)
+        by_network = work.first_gradient.unflatten(1, (-1, first.n_out)).permute(1, 2, 0)
+        _matrix(first, gradient).copy_(by_network[:, :, : first.n_in])
+        if first.bias is not None:
+            gradient[:, first.bias] = by_network[:, :, first.n_in]
+
+    def _workspace(self, n_networks: int, batch: int, like: Tensor) -> _Workspace:
+        key = n_networks, batch, like.dtype
+        if key not in self._workspaces:
+            # Two sizes at most: that of the chunks, and of the shorter one at the end.
+            while len(self._workspaces) > 1:
+                self._workspaces.pop(next(iter(self._workspaces)))
+            layers, n_in = self._stack.layers, self._X.shape[1]
+            a = [like.new_empty(n_networks, layer.n_out, batch) for layer in layers]
+            self._workspaces[key] = _Workspace(
+                weights=like.new_empty(n_networks, layers[0].n_out, n_in),
+                first_gradient=like.new_empty(n_in, n_networks * layers[0].n_out),
+                gradients=[like.new_empty(n_networks, x.n_out, x.n_in) for x in layers[1:]],
+                a=a,
+                h=a[:-1] if self._activation.in_place else [torch.empty_like(x) for x in a[:-1]],
+                d=[torch.empty_like(outputs) for outputs in a],
+            )
+        return self._workspaces[key]
+
+
+@dataclass(frozen=True)
+class _Workspace:
+    """Everything between the weights and the gradient."""
+
+    weights: Tensor  # first layer, with its bias as a column, (n_networks, n_out, n_in [+ 1])
+    first_gradient: Tensor  # by these, (n_in [+ 1], n_networks * n_out)
+    gradients: list[Tensor]  # by the matrices of the other layers, (n_networks, n_out, n_in)
+    a: list[Tensor]  # layers before the activation, (n_networks, n_out, batch)
+    h: list[Tensor]  # hidden layers after it; the same memory where the derivative allows
+    d: list[Tensor]  # derivatives of the log likelihood by a
+
+
+def _matrix(layer: DenseLayer, weights: Tensor) -> Tensor:
+    """View of one layer's matrices ``(n_networks, n_out, n_in)``."""
+    return weights[:, layer.weight].unflatten(1, (layer.n_out, layer.n_in))
+
+
+def _differentiate_categorical(z: Tensor, y: Tensor, value: Tensor, out: Tensor) -> None:
+    """Write ``log softmax(z)_y``, summed over inputs, and its derivative ``one_hot(y) - p``."""
+    one_hot = z.new_zeros(z.shape[1:]).scatter_(0, y[None], 1)
+    value.copy_(torch.log_softmax(z, 1).flatten(1) @ one_hot.flatten())
+    torch.softmax(z, 1, out=out)
+    torch.sub(one_hot, out, out=out)
+
+
+def _differentiate(
+    likelihood: Likelihood, z: Tensor, y: Tensor, value: Tensor, out: Tensor
+) -> None:
+    """Write the log likelihood, summed over inputs, and its derivative, by autograd."""
+
+    def total(outputs: Tensor) -> tuple[Tensor, Tensor]:
+        per_network = likelihood.log_prob(outputs.mT, y).sum(1)
+        return per_network.sum(), per_network
+
+    derivative, per_network = torch.func.grad(total, has_aux=True)(z)
+    out.copy_(derivative)
+    value.copy_(per_network)
