@@ -167,8 +167,8 @@ class FlowBNNClassifier(ClassifierMixin, _FlowBNN):
     >>> from bayesflow_nn import FlowBNNClassifier, FlowPosterior
     >>> X, y = load_iris(return_X_y=True)
     >>> model = FlowBNNClassifier(
-    ...     n_networks=100, posterior=FlowPosterior(geometry="euclidean", max_iter=30),
-    ...     random_state=0,
+    ...     n_networks=100, learning_rate_init=1e-2, random_state=0,
+    ...     posterior=FlowPosterior(geometry="euclidean", max_iter=30),
     ... ).fit(X, y)
     >>> model.predict_proba(X[:1]).shape, model.score(X, y) > 0.8
     ((1, 3), True)
@@ -180,7 +180,7 @@ class FlowBNNClassifier(ClassifierMixin, _FlowBNN):
         activation: str = "relu",
         *,
         alpha: float = 1e-4,
-        learning_rate_init: float = 3e-3,
+        learning_rate_init: float = 1e-3,
         max_iter: int = 50,
         batch_size: int = 32,
         n_networks: int = 2000,

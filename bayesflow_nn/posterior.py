@@ -48,6 +48,7 @@ from bayesflow_nn.posterior_input import (
     read_task,
     read_weights,
     split_chains,
+    warn_of_outliers,
 )
 from bayesflow_nn.posterior_predictions import PredictionMethods
 from bayesflow_nn.symmetry import PermutationAligner, WeightChart
@@ -328,6 +329,7 @@ class FlowPosterior(
             inputs = inputs.to(rows) if inputs.is_floating_point() else inputs.to(rows.device)
         self.inputs_ = inputs
         self._fit_chart(rows[~held_out], rows[held_out], generator)
+        warn_of_outliers(self.training_points_, ~held_out)
         self.unit_scale_ = self.chart_.manifold.unit_scale.to(self.training_points_)
         self.training_condition_ = None if condition is None else condition[~held_out]
         self._fit_flow(None if condition is None else condition[held_out], generator)

@@ -52,6 +52,7 @@ _CHOICES = {
     "early_stopping": (True, False),
     "verbose": (True, False),
 }
+_MOST_DEVIATIONS = 30  # beyond which one network makes the variance of a coordinate
 _COUNTS = ("max_iter", "batch_size", "n_iter_no_change", "n_steps", "n_probes")
 
 
@@ -281,6 +282,31 @@ def check_population(
         warnings.warn(
             f"the population has buffers {sorted(population.buffers)}, which the flow does not "
             f"model; generated networks run with those of the architecture's module.",
+            stacklevel=3,
+        )
+
+
+def warn_of_outliers(points: Tensor, fitted: Tensor) -> None:
+    """Warn of networks that are all there is to the spread of a coordinate.
+
+    A neuron that is nearly dead has a tiny weight vector, and a bias that is huge in its units. The
+    standard deviation of that coordinate is then the work of one network, all others are alike in
+    it, and generated biases are as huge.
+
+    Parameters
+    ----------
+    points : Tensor of shape (n_fitted, n_coordinates)
+        Of the chart: Euclidean coordinates have unit variance.
+    fitted : Tensor of bool, shape (n_networks,)
+        Which networks they are.
+    """
+    outlying = torch.zeros_like(fitted)
+    outlying[fitted] = points.abs().amax(1) > _MOST_DEVIATIONS
+    if outlying.any():
+        warnings.warn(
+            f"networks {name_rows(outlying)} have a coordinate more than {_MOST_DEVIATIONS} "
+            f"standard deviations from the mean, and set its scale alone (a nearly dead neuron has "
+            f"a huge bias in its units); drop them, or use geometry='euclidean'.",
             stacklevel=3,
         )
 

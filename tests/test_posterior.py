@@ -249,6 +249,14 @@ def test_a_regression_population_predicts_means(inputs):
         made.predict(inputs[:, :3], return_std=True)
 
 
+def test_a_network_that_sets_a_scale_alone_is_named(inputs):
+    weights = torch.randn(1200, MLP.n_weights, generator=torch.Generator().manual_seed(0))
+    weights[7, :4] *= 1e-6  # the first neuron is nearly dead, and its bias 1e6 times as large
+    made = make_posterior(architecture=MLP, task="classification", validation_fraction=0.0)
+    with pytest.warns(UserWarning, match="networks 7 have a coordinate more than 30 standard"):
+        made.fit(weights)
+
+
 def test_predictions_exist_once_architecture_and_task_are_known(points, population, density):
     assert not hasattr(FlowPosterior(), "predict")
     assert not hasattr(FlowPosterior(task="classification"), "predict_proba")
