@@ -1,0 +1,23 @@
+"""Figures in the manner of scikit-learn's displays: drawn by matplotlib, on any axes."""
+
+from bayesflow_nn.plots.calibration import PitDisplay, ReliabilityDisplay
+from bayesflow_nn.plots.decision import UncertaintySurfaceDisplay
+from bayesflow_nn.plots.diversity import DiversityDisplay
+from bayesflow_nn.plots.fit import LossCurveDisplay, TrajectoryDisplay
+from bayesflow_nn.plots.posterior import MarginalsDisplay, weight_names
+from bayesflow_nn.plots.regression import Band, PredictiveBandDisplay
+from bayesflow_nn.plots.uncertainty import UncertaintyHistogramDisplay
+
+__all__ = [
+    "Band",
+    "DiversityDisplay",
+    "LossCurveDisplay",
+    "MarginalsDisplay",
+    "PitDisplay",
+    "PredictiveBandDisplay",
+    "ReliabilityDisplay",
+    "TrajectoryDisplay",
+    "UncertaintyHistogramDisplay",
+    "UncertaintySurfaceDisplay",
+    "weight_names",
+]
