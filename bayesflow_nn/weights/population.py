@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bayesflow_nn.weights import loading
 from bayesflow_nn.weights.architecture import Architecture
+from bayesflow_nn.weights.html import population_html
 from bayesflow_nn.weights.likelihoods import Likelihood, resolve_likelihood
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import (
@@ -367,6 +368,9 @@ architecture=Architecture.mlp([2, 1], activation='identity'))
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.weights.detach().cpu().numpy(), dtype=dtype, copy=True)
+
+    def _repr_html_(self) -> str:
+        return population_html(self)
 
     def __repr__(self) -> str:
         return (
