@@ -15,15 +15,14 @@ equal. :func:`bayesflow_nn.diversity.pairwise_jsd` compares input by input.
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import torch
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp
-from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 from bayesflow_nn.diversity.inputs import check_probabilities, check_same_inputs
-from bayesflow_nn.weights.validation import check_real
+from bayesflow_nn.weights.validation import check_integer, check_real
 
 
 def output_density_jsd(
@@ -31,6 +30,7 @@ def output_density_jsd(
     reference: ArrayLike | Tensor | None = None,
     *,
     bandwidth: float = 0.1,
+    chunk_size: int = 16,
 ) -> Tensor:
     """Jensen-Shannon divergence between the output clouds of every two networks.
 
@@ -45,6 +45,10 @@ def output_density_jsd(
     bandwidth : float
         Standard deviation of the Gaussian kernels, in probabilities. The divergence falls as it
         grows: compare only values of one bandwidth.
+    chunk_size : int
+        Output vectors whose densities are computed at once, which bounds the memory beyond the
+        result's ``n_networks * n_references * n_inputs`` log densities: ``chunk_size * n_inputs``
+        kernels for every network. Time grows with the square of ``n_networks * n_inputs``.
 
     Returns
     -------
@@ -54,7 +58,8 @@ def output_density_jsd(
     Raises
     ------
     ValueError
-        If a shape is wrong, entries are no probabilities, or `bandwidth` is not positive.
+        If a shape is wrong, entries are no probabilities, `bandwidth` is not positive, or
+        `chunk_size` is no positive integer.
 
     Examples
     --------
@@ -65,35 +70,42 @@ def output_density_jsd(
             [0., 0.]], dtype=torch.float64)
     """
     bandwidth = check_real("bandwidth", bandwidth, 0, strict=True)
+    chunk_size = check_integer("chunk_size", chunk_size)
     p = check_probabilities("proba", proba)
     q = p if reference is None else check_probabilities("reference", reference)
     check_same_inputs(p, q)
-    clouds_p, clouds_q = (x.double().numpy(force=True) for x in (p, q))
-    log_p_at_q = _log_densities(clouds_p, clouds_q, bandwidth)
+    p, q = p.double() / bandwidth, q.double() / bandwidth
+    log_p_at_q = _log_densities(p, q, chunk_size)
     if reference is None:
         log_q_at_p = log_p_at_q
-        own_p = own_q = np.diagonal(log_p_at_q).T
+        own_p = own_q = log_p_at_q.diagonal().T
     else:
-        log_q_at_p = _log_densities(clouds_q, clouds_p, bandwidth)
+        log_q_at_p = _log_densities(q, p, chunk_size)
         own_p, own_q = (
-            np.stack([_log_densities(c[None], c[None], bandwidth)[0, 0] for c in clouds])
-            for clouds in (clouds_p, clouds_q)
+            torch.cat([_log_densities(cloud[None], cloud[None], chunk_size)[0] for cloud in clouds])
+            for clouds in (p, q)
         )
-    jsd = _half(own_p[:, None], log_q_at_p.swapaxes(0, 1)) + _half(own_q[None], log_p_at_q)
+    jsd = _half(own_p[:, None], log_q_at_p.swapaxes(0, 1)) + _half(own_q, log_p_at_q)
     # Rounding may leave equal clouds just below zero.
-    return torch.as_tensor(jsd.clip(0), device=p.device)
+    return jsd.clamp_min(0)
 
 
-def _log_densities(clouds: np.ndarray, points: np.ndarray, bandwidth: float) -> np.ndarray:
-    """Log densities of every cloud at the points of every other, ``(n, m, n_inputs)``."""
-    everywhere = points.reshape(-1, points.shape[-1])
-    trees = (KernelDensity(bandwidth=bandwidth, rtol=1e-8).fit(cloud) for cloud in clouds)
-    values = np.stack([tree.score_samples(everywhere) for tree in trees])
-    return values.reshape(len(clouds), *points.shape[:2])
+def _log_densities(clouds: Tensor, points: Tensor, chunk_size: int) -> Tensor:
+    """Log densities of every cloud at the points of every other, ``(n, m, n_inputs)``.
+
+    In units of the bandwidth, and up to a constant that all share and the divergence does not see.
+    """
+    squares = clouds.square().sum(-1)[:, None] / 2
+    # |x - y|² / 2 = |x|² / 2 + |y|² / 2 - x·y: one matrix product per chunk of points y.
+    values = [
+        torch.baddbmm(-squares, y.expand(len(clouds), -1, -1), clouds.mT).logsumexp(-1)
+        - y.square().sum(-1) / 2
+        for y in points.flatten(0, 1).split(chunk_size)
+    ]
+    return torch.cat(values, 1).view(len(clouds), *points.shape[:2])
 
 
-def _half(log_own: np.ndarray, log_other: np.ndarray) -> np.ndarray:
+def _half(log_own: Tensor, log_other: Tensor) -> Tensor:
     """One of the two sums, over the last dimension."""
-    log_own, log_other = np.broadcast_arrays(log_own, log_other)
-    mixture = logsumexp([log_own, log_other], axis=0) - np.log(2)
-    return (log_own - mixture).mean(-1) / 2
+    log_mixture = torch.logaddexp(log_own, log_other) - math.log(2)
+    return (log_own - log_mixture).mean(-1) / 2

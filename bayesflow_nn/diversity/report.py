@@ -20,7 +20,10 @@ from bayesflow_nn.diversity.functional import max_iou, pairwise_jsd
 from bayesflow_nn.diversity.inputs import check_points, check_probabilities
 from bayesflow_nn.diversity.output_density import output_density_jsd
 from bayesflow_nn.diversity.set_distances import set_distances
-from bayesflow_nn.weights.validation import as_tensor
+from bayesflow_nn.weights.training_data import spread_rows
+from bayesflow_nn.weights.validation import as_tensor, check_integer
+
+CLOUD_SIZE = 500  # inputs that make an output cloud: its divergence takes time with their square
 
 
 class NetworkSet(NamedTuple):
@@ -48,7 +51,8 @@ class DiversityRow(NamedTuple):
     jsd : float
         Jensen-Shannon divergence of two networks, input by input, in nats.
     output_jsd : float
-        That of their output clouds ([E25] eq. 7.1), in nats.
+        That of their output clouds, in nats: [E25] eq. 7.1 without the pairs of a network with
+        itself, from at most 500 inputs.
     disagreement : float
         Share of inputs to which two networks give different classes.
     q_statistic : float or None
@@ -103,7 +107,7 @@ class DiversityReport:
     frontier: dict[str, Frontier]
 
     def __str__(self) -> str:
-        width = max(len(name) for name in self.rows) + 2
+        width = max(12, *(len(name) + 2 for name in self.rows))  # -1.234e-05 and a gap
         lines = [" " * 20 + "".join(f"{name:>{width}}" for name in self.rows)]
         for column in DiversityRow._fields:
             values = [getattr(row, column) for row in self.rows.values()]
@@ -118,18 +122,21 @@ def diversity_report(
     y: ArrayLike | Tensor | None = None,
     *,
     reference: str = "training",
+    most: int = 100,
 ) -> DiversityReport:
     """Compare sets of networks with each other and with a reference.
 
     Parameters
     ----------
     sets : mapping from name to NetworkSet
-        Of at least two networks each, about the same inputs. Measures of pairs take time and memory
-        with the square of their numbers: pass some hundreds at most.
+        Of at least two networks each, about the same inputs.
     y : integer array or Tensor of shape (n_inputs,), optional
         Labels; without them there is nothing about errors.
     reference : str
         Name of the set that the others are compared with.
+    most : int
+        Networks of a set in the measures of its pairs (jsd, output_jsd, disagreement, q_statistic),
+        whose time and memory grow with the square; larger sets are thinned evenly.
 
     Returns
     -------
@@ -138,7 +145,8 @@ def diversity_report(
     Raises
     ------
     ValueError
-        If `reference` is no name of a set, or points, probabilities or labels do not fit.
+        If `reference` is no name of a set, points, probabilities or labels do not fit, or `most`
+        is no integer from 2 on.
 
     Examples
     --------
@@ -151,26 +159,34 @@ def diversity_report(
     """
     if reference not in sets:
         raise ValueError(f"reference must be one of {list(sets)}, got {reference!r}.")
+    most = check_integer("most", most, low=2)
     read = {name: _read(name, networks) for name, networks in sets.items()}
+    for name, networks in read.items():
+        _check_comparable(name, networks, reference, read[reference])
     labels = None if y is None else _check_labels(y, read[reference].proba)
     rows, frontier = {}, {}
     for name, networks in read.items():
         other = None if name == reference else read[reference]
-        errors = {} if labels is None else _about_errors(networks, other, labels)
+        errors = {} if labels is None else _about_errors(networks, other, labels, most)
         if errors:
             frontier[name] = errors.pop("frontier")
-        rows[name] = _row(networks, other, errors)
+        rows[name] = _row(networks, other, errors, most)
     return DiversityReport(rows, frontier)
 
 
 def _row(
-    networks: NetworkSet, reference: NetworkSet | None, errors: Mapping[str, float | None]
+    networks: NetworkSet,
+    reference: NetworkSet | None,
+    errors: Mapping[str, float | None],
+    most: int,
 ) -> DiversityRow:
     values: dict[str, float | None] = dict.fromkeys(DiversityRow._fields)
+    proba = spread_rows(networks.proba, most)
+    clouds = spread_rows(proba.swapaxes(0, 1), CLOUD_SIZE).swapaxes(0, 1)
     values |= {
-        "jsd": _mean_of_pairs(pairwise_jsd(networks.proba)),
-        "output_jsd": _mean_of_pairs(output_density_jsd(networks.proba)),
-        "disagreement": _mean_of_pairs(disagreement(networks.proba.argmax(-1))),
+        "jsd": _mean_of_pairs(pairwise_jsd(proba)),
+        "output_jsd": _mean_of_pairs(output_density_jsd(clouds)),
+        "disagreement": _mean_of_pairs(disagreement(proba.argmax(-1))),
     }
     if reference is not None:
         values |= set_distances(networks.points, reference.points)._asdict()
@@ -178,7 +194,7 @@ def _row(
 
 
 def _about_errors(
-    networks: NetworkSet, reference: NetworkSet | None, y: Tensor
+    networks: NetworkSet, reference: NetworkSet | None, y: Tensor, most: int
 ) -> dict[str, float | Frontier | None]:
     wrong = networks.proba.argmax(-1) != y
     accuracy = (~wrong).double().mean(1)
@@ -189,7 +205,7 @@ def _about_errors(
     return {
         "accuracy": accuracy.mean().item(),
         "nll": -of_label.log().mean().item(),
-        "q_statistic": _mean_of_pairs(q_statistic(wrong)),
+        "q_statistic": _mean_of_pairs(q_statistic(spread_rows(wrong, most))),
         "iou_within": within.mean().item(),
         "iou_reference": None if shared is None else shared.mean().item(),
         "frontier": Frontier(overlap.numpy(force=True), accuracy.numpy(force=True)),
@@ -211,6 +227,18 @@ def _read(name: str, networks: NetworkSet) -> NetworkSet:
             f"{len(proba)}."
         )
     return NetworkSet(points, proba)
+
+
+def _check_comparable(
+    name: str, networks: NetworkSet, reference: str, of_reference: NetworkSet
+) -> None:
+    for what, a, b in zip(NetworkSet._fields, networks, of_reference, strict=True):
+        if a.shape[1:] != b.shape[1:]:
+            raise ValueError(
+                f"{what} of {name!r} must have shape (n_networks, "
+                f"{', '.join(map(str, b.shape[1:]))}) like those of {reference!r}, got "
+                f"{tuple(a.shape)}."
+            )
 
 
 def _check_labels(y: ArrayLike | Tensor, proba: Tensor) -> Tensor:

@@ -36,7 +36,20 @@ def test_every_pair_is_that_of_a_loop(with_reference):
     found = output_density_jsd(p, q if with_reference else None, bandwidth=BANDWIDTH)
     other = q if with_reference else p
     expected = [[divergence(a, b) for b in other] for a in p]
-    np.testing.assert_allclose(found, expected, atol=1e-7)  # kernels are summed to 1e-8
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_chunks_change_nothing_and_narrow_kernels_do_not_underflow():
+    """At a bandwidth of 0.01 most kernels are below the smallest float: only logarithms are left.
+
+    Clouds that do not overlap are log 2 apart.
+    """
+    p = np.array([[[1.0, 0.0], [0.9, 0.1]], [[0.0, 1.0], [0.1, 0.9]]])
+    found = output_density_jsd(p, bandwidth=0.01, chunk_size=1)
+    np.testing.assert_allclose(found, np.log(2) * (1 - np.eye(2)), atol=1e-12)
+    q = draw(3, 2)
+    chunked = output_density_jsd(draw(4, 0), q, chunk_size=7)
+    np.testing.assert_allclose(chunked, output_density_jsd(draw(4, 0), q), atol=1e-12)
 
 
 def test_it_estimates_the_divergence_of_the_densities():
@@ -64,5 +77,7 @@ def test_it_estimates_the_divergence_of_the_densities():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="bandwidth must be finite and > 0"):
         output_density_jsd(draw(2, 0), bandwidth=0.0)
+    with pytest.raises(ValueError, match="chunk_size must be an integer"):
+        output_density_jsd(draw(2, 0), chunk_size=0)
     with pytest.raises(ValueError, match="about the same inputs"):
         output_density_jsd(draw(2, 0), draw(2, 0, n_inputs=4))

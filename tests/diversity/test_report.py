@@ -68,6 +68,37 @@ def test_without_labels_nothing_is_said_about_errors():
     assert str(report).splitlines()[0].split() == ["training", "generated"]
 
 
+def test_pairs_are_those_of_sets_thinned_evenly():
+    rows = [0, 2, 5]  # of six networks, as evenly as whole numbers allow
+    few = {**SETS, "generated": NetworkSet(*(x[rows] for x in SETS["generated"]))}
+    thinned, expected = (
+        diversity_report(sets, Y, most=3).rows["generated"] for sets in (SETS, few)
+    )
+    for column in ("jsd", "output_jsd", "disagreement", "q_statistic"):
+        assert getattr(thinned, column) == pytest.approx(getattr(expected, column)), column
+    assert thinned.accuracy == pytest.approx(diversity_report(SETS, Y).rows["generated"].accuracy)
+
+
+def test_columns_of_short_names_do_not_run_together():
+    table = str(diversity_report({"a": draw(0), "b": draw(1)}, Y, reference="a"))
+    assert {len(line.split()) for line in table.splitlines()[1:]} == {3}
+    assert len({len(line) for line in table.splitlines()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: (s.points[:, :2], s.proba), r"points of 'generated' .* \(n_networks, 4\) like"),
+        (lambda s: (s.points, s.proba[:, :9]), r"proba of 'generated' .* 30, 3\) like those of 't"),
+    ],
+)
+def test_sets_that_cannot_be_compared_are_named(change, message):
+    sets = {**SETS, "generated": NetworkSet(*change(SETS["generated"]))}
+    for y in (Y, None):
+        with pytest.raises(ValueError, match=message):
+            diversity_report(sets, y)
+
+
 @pytest.mark.parametrize(
     ("sets", "y", "reference", "message"),
     [
@@ -86,3 +117,8 @@ def test_without_labels_nothing_is_said_about_errors():
 def test_bad_input_is_named(sets, y, reference, message):
     with pytest.raises(ValueError, match=message):
         diversity_report(sets, y, reference=reference)
+
+
+def test_most_must_leave_a_pair():
+    with pytest.raises(ValueError, match="most must be an integer"):
+        diversity_report(SETS, Y, most=1)
