@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from bayesflow_nn.calibration.inputs import as_array
 from bayesflow_nn.plots.inputs import class_indices, class_labels
-from bayesflow_nn.plots.style import MARKERS, PALETTE, TRAINED, canvas
+from bayesflow_nn.plots.style import MARKERS, PALETTE, TRAINED, canvas, legend_above
 from bayesflow_nn.weights.validation import check_integer, check_option, check_real
 
 PARTS = ("epistemic", "aleatoric", "total")
@@ -153,19 +153,7 @@ class UncertaintySurfaceDisplay:
             handles.append(Line2D([], [], color=TRAINED, label="boundary"))
         if self.contours_:
             handles.append(Line2D([], [], color=TRAINED, linestyle="--", label=f"p = {level:g}"))
-        # Above the axes: there is no free place on a surface.
-        self.ax_.legend(
-            handles=handles,
-            frameon=False,
-            fontsize="small",
-            loc="lower left",
-            bbox_to_anchor=(-0.02, 0.99),
-            borderaxespad=0,
-            ncols=4,
-            columnspacing=1,
-            handletextpad=0.4,
-            handlelength=1.6,
-        )
+        legend_above(self.ax_, handles)
 
     @classmethod
     def from_estimator(

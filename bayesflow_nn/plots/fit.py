@@ -170,7 +170,7 @@ class TrajectoryDisplay:
         if self.training is not None:
             dots = {"s": 8, "color": TRAINED, "alpha": 0.3, "linewidth": 0}
             self.training_ = self.ax_.scatter(*self.training.T, label="training networks", **dots)
-        style = {"colors": FLOW, "linewidths": 0.7, "alpha": 0.35}
+        style = {"colors": FLOW, "linewidths": 0.7, "alpha": 0.5}
         lines = LineCollection(list(self.paths.transpose(1, 0, 2)), **style | kwargs)
         self.paths_ = self.ax_.add_collection(lines)
         start, end = (f"t = {time:g}" for time in self.times[[0, -1]])
@@ -185,7 +185,8 @@ class TrajectoryDisplay:
         self.samples_ = self.ax_.scatter(
             *self.paths[-1].T, s=16, color=FLOW, linewidth=0, zorder=3, label=f"samples ({end})"
         )
-        names = [f"component {k + 1} ({self.explained[k]:.0%} of variance)" for k in range(2)]
+        shares = 100 * self.explained
+        names = [f"component {k + 1} ({shares[k]:.0f} % of variance)" for k in range(2)]
         self.ax_.set(xlabel=names[0], ylabel=names[1])
         finish(self.ax_)
         return self

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bayesflow_nn.calibration.inputs import as_array
 from bayesflow_nn.plots.inputs import check_posterior
-from bayesflow_nn.plots.style import canvas, colours_of, draw_histogram, finish
+from bayesflow_nn.plots.style import canvas, colours_of, draw_histogram, finish, legend_above
 from bayesflow_nn.weights import Architecture
 from bayesflow_nn.weights.training_data import spread_rows
 from bayesflow_nn.weights.validation import check_integer
@@ -107,14 +107,21 @@ class MarginalsDisplay:
             )
         self.ax_.set_axis_off()
         n_rows = -(-len(self.labels) // n_columns)
-        grid = place.subgridspec(n_rows, n_columns, hspace=0.55, wspace=0.3)
-        self.axes_ = np.array([self.figure_.add_subplot(grid[k]) for k in range(len(self.labels))])
+        # A layout engine makes room for labels by itself.
+        space = {} if self.figure_.get_layout_engine() else {"hspace": 0.5, "wspace": 0.3}
+        # The legend lies in a row of its own, over the first panels.
+        heights = [0.15] + n_rows * [1]
+        grid = place.subgridspec(1 + n_rows, n_columns, height_ratios=heights, **space)
+        self.axes_ = np.array(
+            [self.figure_.add_subplot(grid[n_columns + k]) for k in range(len(self.labels))]
+        )
         self.histograms_ = {name: [] for name in self.samples}
         for k, panel in enumerate(self.axes_):
             self._draw_panel(panel, k, n_bins)
             if k % n_columns == 0:
-                panel.set_ylabel("% of networks")
-        finish(self.axes_[0])
+                panel.set_ylabel("% of networks", fontsize="small")
+        legend_above(self.axes_[0], self.axes_[0].get_legend_handles_labels()[0])
+        self.axes_[0].get_legend().set_in_layout(False)  # as it is wider than its panel
         return self
 
     def _draw_panel(self, panel: Axes, k: int, n_bins: int) -> None:
@@ -125,7 +132,10 @@ class MarginalsDisplay:
         ):
             outline: StepPatch = draw_histogram(panel, values, edges, colour, name)
             self.histograms_[name].append(outline)
-        panel.set(xlabel=self.labels[k], ylim=(0, None))
+        panel.set_xlabel(self.labels[k], fontsize="small")
+        panel.set_ylim(bottom=0)
+        panel.locator_params(nbins=3)
+        panel.tick_params(labelsize="small")
         finish(panel, legend=False)
 
     @classmethod

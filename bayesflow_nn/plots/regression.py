@@ -90,11 +90,11 @@ class PredictiveBandDisplay:
                 band.lower[order],
                 band.upper[order],
                 color=self.line_.get_color(),
-                alpha=0.2,
+                alpha=0.2 + 0.4 * k / len(self.bands),  # an inner band is darker in the legend too
                 linewidth=0,
                 label=band.label,
             )
-            for band in self.bands
+            for k, band in enumerate(self.bands)
         ]
         self.points_ = None
         if self.x_train is not None:
@@ -207,14 +207,12 @@ class PredictiveBandDisplay:
                 f"{columns.shape}; of several targets pass one."
             )
         columns = [check_vector("quantiles", column) for column in columns.T]
-        bands = [
-            Band(
-                columns[k], columns[-1 - k], f"{_percent(levels[k])} to {_percent(levels[-1 - k])}"
-            )
+        names = [f"{100 * level:g} %" for level in levels]
+        bands = tuple(
+            Band(columns[k], columns[-1 - k], f"{names[k]} to {names[-1 - k]} of targets")
             for k in range(n // 2)
-        ]
-        bands = tuple(band._replace(label=f"{band.label} of targets") for band in bands)
-        label = "median" if levels[n // 2] == 0.5 else f"{_percent(levels[n // 2])} quantile"
+        )
+        label = "median" if levels[n // 2] == 0.5 else f"{names[n // 2]} quantile"
         data = _check_data(x_train, y_train)
         return cls(x, columns[n // 2], bands, label, *data).plot(ax, **kwargs)
 
@@ -260,7 +258,3 @@ def _check_data(
         raise ValueError(f"x_train and y_train must be given together, got {missing}=None.")
     x = check_vector("x_train", x_train)
     return x, check_vector("y_train", y_train, len(x))
-
-
-def _percent(level: float) -> str:
-    return f"{100 * level:g} %"

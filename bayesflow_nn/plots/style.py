@@ -6,11 +6,12 @@ colour vision tell apart. Figures have no titles, and legends no frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import FigureBase
@@ -66,7 +67,22 @@ def finish(ax: Axes, *, legend: bool = True) -> None:
     """Leave only the axis lines that carry numbers, and show the legend."""
     ax.spines[["top", "right"]].set_visible(False)
     if legend:
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend(frameon=False, fontsize="small", title_fontsize="small", alignment="left")
+
+
+def legend_above(ax: Axes, handles: Sequence[Artist]) -> None:
+    """Show the legend over the axes, in at most three rows, where they leave no free place."""
+    ax.legend(
+        handles=handles,
+        frameon=False,
+        fontsize="small",
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.1,
+        borderpad=0,
+        ncols=max(2, -(-len(handles) // 3)),
+        columnspacing=1,
+    )
 
 
 def next_colour(ax: Axes) -> str:
