@@ -105,7 +105,9 @@ class DiversityMethods:
         held_out, generated : WeightPopulation or array of shape (n_networks, n_weights), optional
             As in `novelty`. Without held-out networks their column is left out.
         n_samples : int
-            Networks to draw, and the most of the other sets, which are thinned evenly.
+            Networks to draw, and the most of other sets in measures of pairs, thinned evenly.
+            Nearest networks and overlaps of errors are sought among all training networks, whose
+            predictions take ``n_networks * n_inputs * n_classes`` numbers of memory.
         random_state : int, RandomState or None
 
         Returns
@@ -126,8 +128,11 @@ class DiversityMethods:
             "held out": unseen,
             "generated": self.to_points(generated).to(self.training_points_),
         }
+        # Training networks stay whole: a copy of one that was left out would look new.
         sets = {
-            name: spread_rows(x, n) for name, x in points.items() if x is not None and len(x) > 1
+            name: x if name == "training" else spread_rows(x, n)
+            for name, x in points.items()
+            if x is not None and len(x) > 1
         }
         sets["noise"] = self._perturbed(sets["generated"], seed)
         inputs = np.asarray(X, np.float32)
@@ -138,6 +143,7 @@ class DiversityMethods:
                 for name, w in self._networks_of(sets).items()
             },
             y,
+            most=n,
         )
 
     def _perturbed(self, generated: Tensor, seed: int) -> Tensor:

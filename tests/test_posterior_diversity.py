@@ -34,8 +34,7 @@ def test_sets_are_what_their_names_say(posterior):
     accuracy = report.frontier["generated"].accuracy
     # Generated networks go through the chart and back, which moves logits by float32 roundings.
     np.testing.assert_allclose(accuracy, (labels == Y).mean(1), atol=1 / 80)
-    rows = torch.linspace(0, 53, 20).round().long()
-    scaled = posterior.training_points_[rows] * posterior.unit_scale_
+    scaled = posterior.training_points_ * posterior.unit_scale_
     points = posterior.to_points(weights) * posterior.unit_scale_
     expected = set_distances(points, scaled)
     assert report.rows["generated"].l2 == pytest.approx(expected.l2, rel=1e-5)
@@ -43,10 +42,21 @@ def test_sets_are_what_their_names_say(posterior):
 
 
 def test_noise_is_as_far_from_the_training_networks_as_generated_ones(posterior):
-    n = len(posterior.training_points_)
-    rows = posterior.diversity(X, Y, n_samples=n, random_state=3).rows
+    rows = posterior.diversity(X, Y, n_samples=20, random_state=3).rows
     # The scale of the noise is found to 1e-4.
     assert rows["noise"].nearest == pytest.approx(rows["generated"].nearest, rel=1e-3)
+
+
+def test_copies_show_whichever_training_networks_they_are_of(posterior):
+    """Copies of networks that the measures of pairs leave out are at distance 0 all the same."""
+    n_samples, n = 5, len(posterior.training_points_)
+    left_out = sorted({*range(n)} - {*torch.linspace(0, n - 1, n_samples).round().int().tolist()})
+    copies = posterior.chart_.to_weights(posterior.training_points_[left_out[:n_samples]]).float()
+    report = posterior.diversity(X, Y, generated=copies, n_samples=n_samples)
+    # Through the chart and back in float32.
+    assert report.rows["generated"].nearest < 1e-4 * report.rows["held out"].nearest
+    assert report.rows["generated"].iou_reference == pytest.approx(1, abs=0.02)
+    assert len(report.frontier["training"].max_iou) == n_samples
 
 
 def test_given_networks_replace_samples_and_held_out_ones(posterior, population):

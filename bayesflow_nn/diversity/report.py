@@ -79,7 +79,7 @@ class DiversityRow(NamedTuple):
 
 
 class Frontier(NamedTuple):
-    """Quality of every network of a set against how much it resembles the reference.
+    """Quality of networks of a set against how much they resemble others of the reference.
 
     Attributes
     ----------
@@ -129,14 +129,17 @@ def diversity_report(
     Parameters
     ----------
     sets : mapping from name to NetworkSet
-        Of at least two networks each, about the same inputs.
+        Of at least two networks each, about the same inputs. Pass the whole reference: a copy of a
+        network that was left out of it would look new.
     y : integer array or Tensor of shape (n_inputs,), optional
         Labels; without them there is nothing about errors.
     reference : str
         Name of the set that the others are compared with.
     most : int
-        Networks of a set in the measures of its pairs (jsd, output_jsd, disagreement, q_statistic),
-        whose time and memory grow with the square; larger sets are thinned evenly.
+        Networks of a set in its frontier and in the measures of its pairs (jsd, output_jsd,
+        disagreement, q_statistic, iou_within), whose time and memory grow with the square; larger
+        sets are thinned evenly. Those of the reference are all searched for the nearest network
+        and for the largest overlap.
 
     Returns
     -------
@@ -199,16 +202,17 @@ def _about_errors(
     wrong = networks.proba.argmax(-1) != y
     accuracy = (~wrong).double().mean(1)
     of_label = networks.proba[:, torch.arange(len(y)), y].double()
-    within = max_iou(wrong)
-    shared = None if reference is None else max_iou(wrong, reference.proba.argmax(-1) != y)
-    overlap = within if shared is None else shared
+    others = None if reference is None else reference.proba.argmax(-1) != y
+    overlap = max_iou(wrong, others)
+    few = spread_rows(wrong, most)
+    shown = (spread_rows(values, most).numpy(force=True) for values in (overlap, accuracy))
     return {
         "accuracy": accuracy.mean().item(),
         "nll": -of_label.log().mean().item(),
-        "q_statistic": _mean_of_pairs(q_statistic(spread_rows(wrong, most))),
-        "iou_within": within.mean().item(),
-        "iou_reference": None if shared is None else shared.mean().item(),
-        "frontier": Frontier(overlap.numpy(force=True), accuracy.numpy(force=True)),
+        "q_statistic": _mean_of_pairs(q_statistic(few)),
+        "iou_within": max_iou(few).mean().item(),
+        "iou_reference": None if others is None else overlap.mean().item(),
+        "frontier": Frontier(*shown),
     }
 
 
@@ -246,8 +250,9 @@ def _check_labels(y: ArrayLike | Tensor, proba: Tensor) -> Tensor:
     n_inputs, n_classes = proba.shape[1:]
     whole = not (labels.is_floating_point() or labels.is_complex())
     if labels.shape != (n_inputs,) or not whole or labels.min() < 0 or labels.max() >= n_classes:
+        span = f", from {labels.min()} to {labels.max()}" if labels.numel() else ""
         raise ValueError(
             f"y must hold one class 0, ..., {n_classes - 1} per input, shape ({n_inputs},), got "
-            f"{labels.dtype} of shape {tuple(labels.shape)}."
+            f"{labels.dtype} of shape {tuple(labels.shape)}{span}."
         )
     return labels.long()

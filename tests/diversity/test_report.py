@@ -74,9 +74,23 @@ def test_pairs_are_those_of_sets_thinned_evenly():
     thinned, expected = (
         diversity_report(sets, Y, most=3).rows["generated"] for sets in (SETS, few)
     )
-    for column in ("jsd", "output_jsd", "disagreement", "q_statistic"):
+    for column in ("jsd", "output_jsd", "disagreement", "q_statistic", "iou_within"):
         assert getattr(thinned, column) == pytest.approx(getattr(expected, column)), column
     assert thinned.accuracy == pytest.approx(diversity_report(SETS, Y).rows["generated"].accuracy)
+
+
+def test_overlaps_are_sought_in_the_whole_reference():
+    """Networks are compared with all of the reference, also with those that are not shown."""
+    report = diversity_report(SETS, Y, most=2)
+    wrong = {name: networks.proba.argmax(-1) != Y for name, networks in SETS.items()}
+    own = wrong["training"]
+    expected = [max(iou(own[i], own[k]) for k in range(5) if k != i) for i in (0, 4)]
+    found = report.frontier["training"]
+    np.testing.assert_allclose(found.max_iou, expected, rtol=1e-6)
+    np.testing.assert_allclose(found.accuracy, 1 - own[[0, 4]].mean(1))
+    shared = [max(iou(w, other) for other in own) for w in wrong["generated"]]
+    assert report.rows["generated"].iou_reference == pytest.approx(np.mean(shared))
+    np.testing.assert_allclose(report.frontier["generated"].max_iou, [shared[0], shared[5]], 1e-6)
 
 
 def test_columns_of_short_names_do_not_run_together():
@@ -104,6 +118,7 @@ def test_sets_that_cannot_be_compared_are_named(change, message):
     [
         (SETS, Y, "noise", r"reference must be one of \['training', 'generated'\], got 'noise'"),
         (SETS, Y[:4], "training", r"y must hold one class 0, ..., 2 per input, shape \(30,\)"),
+        (SETS, Y + 7, "training", "y must hold one class.*from 7 to 9"),
         (SETS, Y + 0.5, "training", "y must hold one class"),
         ({"training": draw(0, n=1)}, Y, "training", "points of 'training' must have shape"),
         (
