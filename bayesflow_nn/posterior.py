@@ -38,6 +38,7 @@ from bayesflow_nn.flow import (
 )
 from bayesflow_nn.posterior_densities import DensityMethods
 from bayesflow_nn.posterior_diversity import DiversityMethods
+from bayesflow_nn.posterior_html import posterior_html
 from bayesflow_nn.posterior_input import (
     Weights,
     check_few_step,
@@ -517,6 +518,13 @@ class FlowPosterior(
         check_is_fitted(self)
         rows = read_weights(self, weights, self.architecture_, reset=False)
         return self.chart_.to_point(self._align(rows))
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        """Show the facts of the fit below scikit-learn's diagram, in notebooks."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle:  # unless set_config(display="text")
+            bundle["text/html"] += posterior_html(self)
+        return bundle
 
     def _fit_chart(self, train: Tensor, held_out: Tensor, generator: torch.Generator) -> None:
         """Fit alignment and chart, and keep the points of both sets."""

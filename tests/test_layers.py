@@ -19,6 +19,7 @@ LAYERS = [
     {"posterior_densities", "posterior_predictions", "posterior_diversity", "stacking"},
     {
         "posterior_input",
+        "posterior_html",
         "condition_encoder",
         "distillation",
         "importance",

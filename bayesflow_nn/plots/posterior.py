@@ -107,10 +107,11 @@ class MarginalsDisplay:
             )
         self.ax_.set_axis_off()
         n_rows = -(-len(self.labels) // n_columns)
-        # A layout engine makes room for labels by itself.
-        space = {} if self.figure_.get_layout_engine() else {"hspace": 0.5, "wspace": 0.3}
-        # The legend lies in a row of its own, over the first panels.
-        heights = [0.15] + n_rows * [1]
+        # A layout engine makes room for labels by itself, but not for the legend, which lies in an
+        # empty row above the panels.
+        has_engine = self.figure_.get_layout_engine() is not None
+        space = {} if has_engine else {"hspace": 0.5, "wspace": 0.3}
+        heights = [0.15 if has_engine else 0.01] + n_rows * [1]
         grid = place.subgridspec(1 + n_rows, n_columns, height_ratios=heights, **space)
         self.axes_ = np.array(
             [self.figure_.add_subplot(grid[n_columns + k]) for k in range(len(self.labels))]
@@ -120,7 +121,7 @@ class MarginalsDisplay:
             self._draw_panel(panel, k, n_bins)
             if k % n_columns == 0:
                 panel.set_ylabel("% of networks", fontsize="small")
-        legend_above(self.axes_[0], self.axes_[0].get_legend_handles_labels()[0])
+        legend_above(self.axes_[0], self.axes_[0].get_legend_handles_labels()[0], n_rows=1)
         self.axes_[0].get_legend().set_in_layout(False)  # as it is wider than its panel
         return self
 

@@ -54,7 +54,7 @@ def canvas(ax: Axes | None) -> Canvas:
     True
     """
     if ax is None:
-        return Canvas(*plt.subplots())
+        return Canvas(*plt.subplots(layout="constrained"))
     if not isinstance(ax, Axes):
         raise TypeError(
             f"ax must be a matplotlib Axes or None, got {type(ax).__name__}; of an array of axes "
@@ -70,8 +70,8 @@ def finish(ax: Axes, *, legend: bool = True) -> None:
         ax.legend(frameon=False, fontsize="small", title_fontsize="small", alignment="left")
 
 
-def legend_above(ax: Axes, handles: Sequence[Artist]) -> None:
-    """Show the legend over the axes, in at most three rows, where they leave no free place."""
+def legend_above(ax: Axes, handles: Sequence[Artist], *, n_rows: int = 3) -> None:
+    """Show the legend over axes that have no free place inside, in at most `n_rows` rows."""
     ax.legend(
         handles=handles,
         frameon=False,
@@ -80,7 +80,7 @@ def legend_above(ax: Axes, handles: Sequence[Artist]) -> None:
         bbox_to_anchor=(0, 1),
         borderaxespad=0.1,
         borderpad=0,
-        ncols=max(2, -(-len(handles) // 3)),
+        ncols=max(2, -(-len(handles) // n_rows)),
         columnspacing=1,
     )
 
