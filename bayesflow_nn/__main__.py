@@ -29,10 +29,9 @@ from torch import Tensor
 from bayesflow_nn import Architecture, FlowPosterior, WeightPopulation, train_population
 from bayesflow_nn.calibration import negative_log_likelihood
 from bayesflow_nn.comparison import HEADER, LEGEND, N_GENERATED, Comparison, Data, Row
+from bayesflow_nn.plots.style import BASELINE, FLOW, TRAINED
 from bayesflow_nn.predictive import network_scores, predict_proba
 from bayesflow_nn.symmetry.chart import GEOMETRIES
-
-TRAINED_COLOUR, FLOW_COLOUR, BASELINE_COLOUR = "#444444", "#0072b2", "#d55e00"
 
 
 class Problem(NamedTuple):
@@ -100,7 +99,7 @@ def draw_figure(
 def _draw_frontier(axes: Axes, rows: list[Row], frontier: list[Row]) -> None:
     frontier = sorted(frontier, key=lambda row: row.dispersion)
     flow = [row for row in rows if row.name.startswith("generated network")]
-    lines = (frontier, BASELINE_COLOUR, "s", "tempered Gaussian"), (flow, FLOW_COLOUR, "o", "flow")
+    lines = (frontier, BASELINE, "s", "tempered Gaussian"), (flow, FLOW, "o", "flow")
     for points, colour, marker, label in lines:
         x, y = zip(*((row.dispersion, row.nll) for row in points), strict=True)
         axes.plot(x, y, color=colour, marker=marker, markersize=5, label=label)
@@ -111,10 +110,10 @@ def _draw_frontier(axes: Axes, rows: list[Row], frontier: list[Row]) -> None:
             xytext=(-8, -3),
             textcoords="offset points",
             ha="right",
-            color=FLOW_COLOUR,
+            color=FLOW,
             fontsize=9,
         )
-    star = {"color": TRAINED_COLOUR, "marker": "*", "markersize": 13, "linestyle": ""}
+    star = {"color": TRAINED, "marker": "*", "markersize": 13, "linestyle": ""}
     axes.plot(1, rows[0].nll, **star, label="held-out trained")
     axes.margins(x=0.12)
     axes.set(
@@ -133,7 +132,7 @@ def _draw_single_networks(
         for weights in (trained, generated)
     ]
     bins = np.linspace(*np.quantile(np.concatenate(nll), [0, 0.98]), 21)
-    names, colours = ("held-out trained", "generated"), (TRAINED_COLOUR, FLOW_COLOUR)
+    names, colours = ("held-out trained", "generated"), (TRAINED, FLOW)
     for values, name, colour in zip(nll, names, colours, strict=True):
         share = np.full(len(values), 100 / len(values))
         # The few networks beyond the last edge are counted in the last bin.
@@ -153,7 +152,7 @@ def _draw_averages(axes: Axes, comparison: Comparison, trained: Tensor, generate
             predict_proba(architecture, weights, data.X_test), data.y_test
         )
 
-    sets = (trained, TRAINED_COLOUR, "held-out trained"), (generated, FLOW_COLOUR, "generated")
+    sets = (trained, TRAINED, "held-out trained"), (generated, FLOW, "generated")
     for networks, colour, name in sets:
         sizes = np.unique(np.geomspace(1, len(networks), 12).round().astype(int))
         losses = [loss(networks[:size]) for size in sizes]
@@ -161,7 +160,7 @@ def _draw_averages(axes: Axes, comparison: Comparison, trained: Tensor, generate
     ensemble = comparison.train.weights
     axes.axhline(
         loss(ensemble),
-        color=TRAINED_COLOUR,
+        color=TRAINED,
         linestyle="--",
         linewidth=1,
         label=f"all {len(ensemble)} training networks",

@@ -44,18 +44,6 @@ def draw_gap(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
     return x, np.sin(3 * x[:, 0]) + 0.1 * rng.normal(size=n)
 
 
-class Guided:
-    """A regression whose networks take a few gradient steps on the data after the flow."""
-
-    def __init__(self, posterior: FlowPosterior, x: np.ndarray, y: np.ndarray) -> None:
-        self.posterior = posterior
-        self.guidance = TaskGuidance(x, y[:, None].astype(np.float32))
-
-    def predict_moments(self, X: np.ndarray):
-        """Moments of the guided networks' predictions."""
-        return self.posterior.predict_moments(X, guidance=self.guidance)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Fit both, print the growth and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -79,18 +67,22 @@ def main(arguments: list[str] | None = None) -> None:
     rng = np.random.default_rng(0)
     x, y = draw_gap(rng, 120)
     x_held_out, y_held_out = draw_gap(rng, 120)
-    guided = Guided(fit([1, 32, 1], x, y, n_epochs=150, init="kaiming"), x, y)
-    guided.posterior.fit_noise(x_held_out, y_held_out, guidance=guided.guidance)
+    posterior = fit([1, 32, 1], x, y, n_epochs=150, init="kaiming")
+    # A few gradient steps on the data after the flow.
+    sampling = {"guidance": TaskGuidance(x, y[:, None].astype(np.float32))}
+    posterior.fit_noise(x_held_out, y_held_out, **sampling)
     places = {
         "at held-out inputs": x_held_out,
         "in the gap": np.linspace(-0.3, 0.3, 50)[:, None],
         "far outside": np.linspace(3, 4, 50)[:, None],
     }
-    print(f"gap: noise {guided.posterior.likelihood_.scale:.3f}; standard deviation of networks")
+    print(f"gap: noise {posterior.likelihood_.scale:.3f}; standard deviation of networks")
     for name, grid in places.items():
-        print(f"  {name}: {guided.predict_moments(grid).epistemic_std.mean():.3f}")
+        print(f"  {name}: {posterior.predict_moments(grid, **sampling).epistemic_std.mean():.3f}")
     grid = np.linspace(-2.5, 2.5, 201)
-    PredictiveBandDisplay.from_estimator(guided, grid, x_train=x, y_train=y, ax=right)
+    PredictiveBandDisplay.from_estimator(
+        posterior, grid, sampling=sampling, x_train=x, y_train=y, ax=right
+    )
     figure.savefig(options.output, dpi=150)
 
 

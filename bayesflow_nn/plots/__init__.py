@@ -1,11 +1,12 @@
 """Figures in the manner of scikit-learn's displays: drawn by matplotlib, on any axes."""
 
-from bayesflow_nn.plots.calibration import PitDisplay, ReliabilityDisplay
 from bayesflow_nn.plots.decision import UncertaintySurfaceDisplay
 from bayesflow_nn.plots.diversity import DiversityDisplay
 from bayesflow_nn.plots.fit import LossCurveDisplay, TrajectoryDisplay
+from bayesflow_nn.plots.pit import PitDisplay
 from bayesflow_nn.plots.posterior import MarginalsDisplay, weight_names
 from bayesflow_nn.plots.regression import Band, PredictiveBandDisplay
+from bayesflow_nn.plots.reliability import ReliabilityDisplay
 from bayesflow_nn.plots.uncertainty import UncertaintyHistogramDisplay
 
 __all__ = [

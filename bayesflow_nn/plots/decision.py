@@ -98,6 +98,8 @@ class UncertaintySurfaceDisplay:
         UncertaintySurfaceDisplay
             Itself.
         """
+        if not 0 < check_real("level", level, 0) < 1:
+            raise ValueError(f"level must be a probability between 0 and 1, got {level!r}.")
         self.figure_, self.ax_ = canvas(ax)
         style = {"cmap": _FOG, "vmin": 0, "shading": "gouraud", "rasterized": True}
         self.surface_ = self.ax_.pcolormesh(self.xx0, self.xx1, self.uncertainty, **style | kwargs)

@@ -8,6 +8,7 @@ where there are no data.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -217,7 +218,14 @@ class PredictiveBandDisplay:
         return cls(x, columns[n // 2], bands, label, *data).plot(ax, **kwargs)
 
     @classmethod
-    def from_estimator(cls, estimator: Any, x: ArrayLike, **kwargs: Any) -> PredictiveBandDisplay:
+    def from_estimator(
+        cls,
+        estimator: Any,
+        x: ArrayLike,
+        *,
+        sampling: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> PredictiveBandDisplay:
         """Draw what a posterior or a regressor of this library predicts, and both its bands.
 
         Parameters
@@ -226,6 +234,9 @@ class PredictiveBandDisplay:
             Of one input and one target.
         x : array of shape (n_inputs,) or (n_inputs, 1)
             For example a fine grid that extends beyond the data.
+        sampling : mapping, optional
+            Parameters of :meth:`bayesflow_nn.FlowPosterior.predict_moments`, for example
+            ``{"n_samples": 200}``; for a posterior.
         **kwargs
             As in `from_predictions`.
 
@@ -235,7 +246,7 @@ class PredictiveBandDisplay:
             As `from_predictions`; for several targets as well.
         """
         x = check_vector("x", x)
-        moments = estimator.predict_moments(x[:, None])
+        moments = estimator.predict_moments(x[:, None], **sampling or {})
         return cls.from_predictions(
             x, moments.mean, moments.std, epistemic_std=moments.epistemic_std, **kwargs
         )

@@ -82,8 +82,17 @@ def test_pit_bars_are_densities_and_the_band_is_binomial(ax):
 def test_bands_are_deviations_around_the_mean(ax):
     x, mean, std = np.linspace(0, 1, 5), RNG.normal(size=5), RNG.random(5)
     moments = SimpleNamespace(mean=mean[:, None], std=std[:, None], epistemic_std=std[:, None] / 2)
-    regressor = SimpleNamespace(predict_moments=lambda X: moments)
-    display = PredictiveBandDisplay.from_estimator(regressor, x, x_train=x, y_train=mean, ax=ax)
+    asked = {}
+
+    def predict_moments(X, **sampling):
+        asked.update(sampling)
+        return moments
+
+    regressor = SimpleNamespace(predict_moments=predict_moments)
+    display = PredictiveBandDisplay.from_estimator(
+        regressor, x, sampling={"n_samples": 9}, x_train=x, y_train=mean, ax=ax
+    )
+    assert asked == {"n_samples": 9}
     np.testing.assert_allclose(display.bands[0].upper, mean + 2 * std)
     np.testing.assert_allclose(display.bands[1].lower, mean - std)
     (line,) = (line for line in ax.lines if line.get_label() == "mean")
@@ -186,6 +195,13 @@ def test_marginals_are_histograms_of_columns(posterior, ax):
             lambda: UncertaintySurfaceDisplay.from_estimator(None, np.zeros((3, 4))),
             ValueError,
             r"X must have shape \(n_points, 2\)",
+        ),
+        (
+            lambda: UncertaintySurfaceDisplay(*(3 * [np.zeros((2, 2))]), np.zeros(2)).plot(
+                level=90
+            ),
+            ValueError,
+            "level must be a probability between 0 and 1, got 90",
         ),
         (lambda: DiversityDisplay.from_sets({}), ValueError, "sets must hold at least one"),
         (lambda: LossCurveDisplay.from_estimator(3), TypeError, "must be a fitted FlowPosterior"),
