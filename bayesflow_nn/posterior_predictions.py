@@ -122,7 +122,7 @@ class PredictionMethods:
                 )
             return self.predict_proba(X, **sampling).argmax(-1)
         if self.likelihood_ is None and not return_std:
-            return drop_single_output(self._average(predictive.predict_moments, X, sampling).mean)
+            return drop_single_output(self._average(predictive.output_moments, X, sampling).mean)
         moments = self.predict_moments(X, **sampling)
         mean, std = (drop_single_output(values) for values in (moments.mean, moments.std))
         return (mean, std) if return_std else mean

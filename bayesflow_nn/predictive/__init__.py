@@ -1,6 +1,6 @@
 """What many networks predict together, how sure of it they are, and what each says alone."""
 
-from bayesflow_nn.predictive.averages import PredictiveMoments, predict_moments, predict_proba
+from bayesflow_nn.predictive.averages import OutputMoments, output_moments, predict_proba
 from bayesflow_nn.predictive.curve import (
     Equivalent,
     PredictiveCurve,
@@ -30,8 +30,8 @@ __all__ = [
     "Detection",
     "Equivalent",
     "OutOfDistributionScores",
+    "OutputMoments",
     "PredictiveCurve",
-    "PredictiveMoments",
     "RegressionMoments",
     "RegressionScores",
     "Uncertainty",
@@ -40,7 +40,7 @@ __all__ = [
     "network_proba",
     "network_scores",
     "out_of_distribution_scores",
-    "predict_moments",
+    "output_moments",
     "predict_proba",
     "predict_uncertainty",
     "predictive_curve",

@@ -26,7 +26,7 @@ from bayesflow_nn.predictive.tiles import (
 from bayesflow_nn.weights import Architecture
 
 
-class PredictiveMoments(NamedTuple):
+class OutputMoments(NamedTuple):
     """Mean and standard deviation over networks, both ``(n_inputs, n_outputs)``."""
 
     mean: Tensor | np.ndarray
@@ -85,7 +85,7 @@ def predict_proba(
     return like(X, average.T.contiguous().to(tiles.weights.dtype))
 
 
-def predict_moments(
+def output_moments(
     architecture: Architecture,
     weights: ArrayLike | Tensor,
     X: ArrayLike | Tensor,
@@ -93,7 +93,7 @@ def predict_moments(
     network_weights: ArrayLike | Tensor | None = None,
     buffers: Mapping[str, Tensor] | None = None,
     chunk_size: int = CHUNK_SIZE,
-) -> PredictiveMoments:
+) -> OutputMoments:
     """Mean and standard deviation of the outputs over networks, for regression.
 
     The standard deviation is that of the networks' outputs: what the posterior leaves uncertain.
@@ -103,14 +103,14 @@ def predict_moments(
 
     Returns
     -------
-    PredictiveMoments
+    OutputMoments
         `mean` and `std`, both ``(n_inputs, n_outputs)``, of the kind of `X`.
 
     Examples
     --------
     >>> linear = Architecture.mlp([1, 1], bias=False)
-    >>> predict_moments(linear, [[1.0], [3.0]], [[2.0]])
-    PredictiveMoments(mean=array([[4.]]), std=array([[2.]]))
+    >>> output_moments(linear, [[1.0], [3.0]], [[2.0]])
+    OutputMoments(mean=array([[4.]]), std=array([[2.]]))
     """
     tiles = Tiles(architecture, weights, X, buffers, chunk_size)
     importance = normalised(network_weights, tiles.weights)
@@ -119,7 +119,7 @@ def predict_moments(
         moments.add(inputs, importance[networks], outputs)
     mean, std = moments.mean, moments.variance.sqrt()
     dtype = tiles.weights.dtype
-    return PredictiveMoments(like(X, mean.to(dtype)), like(X, std.to(dtype)))
+    return OutputMoments(like(X, mean.to(dtype)), like(X, std.to(dtype)))
 
 
 class RunningMoments:

@@ -31,8 +31,8 @@ from numpy.typing import ArrayLike
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
-from bayesflow_nn.predictive.mixture import count_targets
-from bayesflow_nn.predictive.tiles import CHUNK_SIZE, Tiles, check_labels, check_targets
+from bayesflow_nn.predictive.mixture import read_targets
+from bayesflow_nn.predictive.tiles import CHUNK_SIZE, Tiles
 from bayesflow_nn.weights import Architecture, Categorical, Likelihood
 from bayesflow_nn.weights.likelihoods import resolve_likelihood
 from bayesflow_nn.weights.random_state import RandomState, draw_seed, stream
@@ -153,10 +153,7 @@ def predictive_curve(
     likelihood = Categorical() if likelihood is None else likelihood
     likelihood = resolve_likelihood(getattr(likelihood, "task", "regression"), likelihood)
     tiles = Tiles(architecture, weights, X, buffers, chunk_size)
-    if likelihood.task == "classification":
-        targets = check_labels(y, tiles.for_classification())
-    else:
-        targets = check_targets(y, tiles, count_targets(tiles, likelihood))
+    targets = read_targets(y, tiles, likelihood)
     n_networks = len(tiles.weights)
     sizes = _default_sizes(n_networks) if sizes is None else _check_sizes(sizes, n_networks)
     orders = np.tile(np.arange(n_networks), (check_integer("n_repeats", n_repeats), 1))

@@ -144,16 +144,20 @@ def predictive_log_density(
     likelihood = resolve_likelihood(getattr(likelihood, "task", "regression"), likelihood)
     tiles = Tiles(architecture, weights, X, buffers, chunk_size)
     log_w = normalised(network_weights, tiles.weights).log()
-    if likelihood.task == "classification":
-        targets = check_labels(y, tiles.for_classification())
-    else:
-        targets = check_targets(y, tiles, count_targets(tiles, likelihood))
+    targets = read_targets(y, tiles, likelihood)
     result = tiles.zeros(len(tiles.X)).fill_(-torch.inf)
     for networks, inputs, outputs in tiles:
         log_p = likelihood.log_prob(outputs, targets[inputs])
         block = (log_w[networks, None] + log_p).logsumexp(0)
         result[inputs] = torch.logaddexp(result[inputs], block)
     return like(X, result.to(tiles.weights.dtype))
+
+
+def read_targets(y: ArrayLike | Tensor, tiles: Tiles, likelihood: Likelihood) -> Tensor:
+    """Return labels ``(n_inputs,)`` or float64 targets ``(n_inputs, n_targets)``, or raise."""
+    if likelihood.task == "classification":
+        return check_labels(y, tiles.for_classification())
+    return check_targets(y, tiles, count_targets(tiles, likelihood))
 
 
 def count_targets(tiles: Tiles, likelihood: Likelihood) -> int:

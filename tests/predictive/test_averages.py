@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from bayesflow_nn.predictive import network_scores, predict_moments, predict_proba
+from bayesflow_nn.predictive import network_scores, output_moments, predict_proba
 from bayesflow_nn.weights import Architecture
 
 CHUNK_SIZES = [1, 5, 13, 10_000]  # one pair; part of the inputs; all inputs of one network; all
@@ -85,7 +85,7 @@ def test_regression_targets_may_be_a_vector():
 
 @pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
 def test_moments_are_those_of_the_outputs(mlp, weights, X, chunk_size):
-    mean, std = predict_moments(mlp, weights, X, chunk_size=chunk_size)
+    mean, std = output_moments(mlp, weights, X, chunk_size=chunk_size)
     outputs = mlp.apply(weights, X)
     torch.testing.assert_close(mean, outputs.mean(0))
     torch.testing.assert_close(std, outputs.std(0, correction=0))
@@ -93,7 +93,7 @@ def test_moments_are_those_of_the_outputs(mlp, weights, X, chunk_size):
 
 def test_moments_ignore_networks_of_weight_zero(mlp, weights, X):
     importance = torch.tensor([0.0, 0, 0, 1, 3, 0, 0])
-    mean, std = predict_moments(mlp, weights, X, network_weights=importance, chunk_size=1)
+    mean, std = output_moments(mlp, weights, X, network_weights=importance, chunk_size=1)
     first, second = mlp.apply(weights[3:5], X)
     torch.testing.assert_close(mean, (first + 3 * second) / 4)
     # Two values with probabilities p and 1 - p differ by sqrt(p (1 - p)) standard deviations.
@@ -103,14 +103,14 @@ def test_moments_ignore_networks_of_weight_zero(mlp, weights, X):
 def test_std_does_not_cancel_under_a_large_mean():
     line = Architecture.mlp([1, 1])
     weights = torch.tensor([[0.0, 1e8], [0.0, 1e8 + 1]], dtype=torch.float64)
-    std = predict_moments(line, weights, torch.zeros(1, 1), chunk_size=1).std
+    std = output_moments(line, weights, torch.zeros(1, 1), chunk_size=1).std
     assert std.item() == pytest.approx(0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_results_follow_the_dtype_of_weights_and_the_kind_of_inputs(mlp, weights, X, y, dtype):
     weights = weights.to(dtype)
-    for function in (predict_proba, lambda *args: predict_moments(*args).std):
+    for function in (predict_proba, lambda *args: output_moments(*args).std):
         as_array = function(mlp, weights.numpy(), X.numpy())
         as_tensor = function(mlp, weights, X)
         assert isinstance(as_array, np.ndarray)
@@ -171,7 +171,7 @@ def test_no_block_is_larger_than_the_chunk(mlp, weights, X, monkeypatch):
         ({"X": torch.full((2, 4), torch.nan)}, "X must be finite.*rows 0, 1"),
     ],
 )
-@pytest.mark.parametrize("function", [predict_proba, predict_moments])
+@pytest.mark.parametrize("function", [predict_proba, output_moments])
 def test_bad_input_is_named(mlp, weights, X, function, change, match):
     arguments = {"weights": weights, "X": X} | change
     with pytest.raises(ValueError, match=match):

@@ -7,7 +7,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from bayesflow_nn.calibration import mixture_log_density
-from bayesflow_nn.predictive import predict_moments
+from bayesflow_nn.predictive import output_moments
 from bayesflow_nn.predictive.mixture import predictive_log_density, predictive_moments
 from bayesflow_nn.weights import (
     Architecture,
@@ -69,7 +69,7 @@ def test_moments_are_those_of_the_mixture(likelihood, chunk_size):
 
 def test_means_and_their_spread_are_those_of_the_outputs():
     networks = make_networks(Normal(1.0))
-    moments, outputs = predictive_moments(*networks, 0.5), predict_moments(*networks)
+    moments, outputs = predictive_moments(*networks, 0.5), output_moments(*networks)
     torch.testing.assert_close(moments.mean, outputs.mean)
     torch.testing.assert_close(moments.epistemic_std, outputs.std)
     torch.testing.assert_close(moments.aleatoric_std, torch.full_like(outputs.std, 0.5))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from bayesflow_nn.predictive import predict_moments, predict_proba, tiles
+from bayesflow_nn.predictive import output_moments, predict_proba, tiles
 from bayesflow_nn.predictive.uncertainty import network_proba, predict_uncertainty
 from bayesflow_nn.weights import Architecture
 
@@ -83,7 +83,7 @@ def test_probabilities_are_those_of_each_network_alone(mlp, weights, X, proba, c
 
 
 def test_inputs_beyond_one_block_are_predicted_as_alone(mlp, weights, X, monkeypatch):
-    functions = [*FUNCTIONS, predict_proba, predict_moments]
+    functions = [*FUNCTIONS, predict_proba, output_moments]
     together = [function(mlp, weights, X) for function in functions]
     monkeypatch.setattr(tiles, "_INPUTS", 4)
     for function, expected in zip(functions, together, strict=True):
