@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bayesflow_nn.weights.architecture import Architecture
 from bayesflow_nn.weights.minibatches import BLOCK_SIZE
+from bayesflow_nn.weights.population import WeightPopulation
 from bayesflow_nn.weights.random_state import stream
+from bayesflow_nn.weights.validation import as_tensor, check_weights
 
 INITS = ("normal", "kaiming", "xavier", "module")
 
@@ -111,3 +114,31 @@ def _reset_modules(architecture: Architecture, n_networks: int, seed: int) -> Te
                     submodule.reset_parameters()
             rows.append(torch.nn.utils.parameters_to_vector(module.parameters()).detach())
     return torch.stack(rows)
+
+
+def read_init(
+    init: ArrayLike | Tensor | WeightPopulation,
+    architecture: Architecture,
+    name: str,
+    n: int | None,
+) -> Tensor:
+    """Return given initial weights ``(n_networks, n_weights)``, or raise unless they fit.
+
+    Parameters
+    ----------
+    init : array, Tensor or WeightPopulation
+    architecture : Architecture
+    name : str
+        What the caller calls the number of networks.
+    n : int or None
+        Their number, if it was given.
+    """
+    if isinstance(init, WeightPopulation) and init.architecture != architecture:
+        raise ValueError(
+            f"init is a population of {init.architecture!r}, expected {architecture!r}."
+        )
+    weights = init.weights if isinstance(init, WeightPopulation) else as_tensor(init)
+    check_weights(weights, architecture.n_weights)
+    if n not in (None, len(weights)):
+        raise ValueError(f"{name} is {n}, but init holds {len(weights)} networks.")
+    return weights

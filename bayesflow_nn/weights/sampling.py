@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from bayesflow_nn.weights.architecture import Architecture
 from bayesflow_nn.weights.chains import Transition
 from bayesflow_nn.weights.hmc import HMC
+from bayesflow_nn.weights.initialization import read_init
 from bayesflow_nn.weights.likelihoods import Likelihood
 from bayesflow_nn.weights.log_posterior import LogPosterior
 from bayesflow_nn.weights.mclmc import MCLMC
@@ -22,10 +23,8 @@ from bayesflow_nn.weights.priors import Prior
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.training_data import MOST_INPUTS, spread_rows
 from bayesflow_nn.weights.validation import (
-    as_tensor,
     check_integer,
     check_option,
-    check_weights,
     name_rows,
 )
 
@@ -192,14 +191,7 @@ def _initial_weights(
                 "got 'prior'; start from train_population(...)."
             )
         return target.prior.draw(n, architecture, generator).to(target.X.device, target.dtype)
-    if isinstance(init, WeightPopulation) and init.architecture != architecture:
-        raise ValueError(
-            f"init is a population of {init.architecture!r}, expected {architecture!r}."
-        )
-    weights = init.weights if isinstance(init, WeightPopulation) else as_tensor(init)
-    check_weights(weights, architecture.n_weights)
-    if n_chains not in (None, len(weights)):
-        raise ValueError(f"n_chains is {n_chains}, but init holds {len(weights)} networks.")
+    weights = read_init(init, architecture, "n_chains", n_chains)
     return weights.detach().to(target.X.device, target.dtype)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bayesflow_nn.weights.architecture import Architecture
 from bayesflow_nn.weights.chunks import train_in_chunks
-from bayesflow_nn.weights.initialization import INITS, draw_initial_weights
+from bayesflow_nn.weights.initialization import INITS, draw_initial_weights, read_init
 from bayesflow_nn.weights.likelihoods import Likelihood
 from bayesflow_nn.weights.losses import Loss, score_networks
 from bayesflow_nn.weights.optimizers import Schedule, resolve_schedule
@@ -22,7 +22,6 @@ from bayesflow_nn.weights.validation import (
     check_integer,
     check_option,
     check_real,
-    check_weights,
     name_rows,
 )
 
@@ -212,14 +211,7 @@ def _initial_weights(
             architecture, init, init_variance, n_networks=n, seed=seed, dtype=dtype
         )
         return weights.to(X.device)
-    if isinstance(init, WeightPopulation) and init.architecture != architecture:
-        raise ValueError(
-            f"init is a population of {init.architecture!r}, expected {architecture!r}."
-        )
-    weights = init.weights if isinstance(init, WeightPopulation) else torch.as_tensor(init)
-    check_weights(weights, architecture.n_weights)
-    if n_networks not in (None, len(weights)):
-        raise ValueError(f"n_networks is {n_networks}, but init holds {len(weights)} networks.")
+    weights = read_init(init, architecture, "n_networks", n_networks)
     diverged = ~torch.isfinite(weights).all(dim=1)
     if diverged.any():
         raise ValueError(
