@@ -1,8 +1,9 @@
 """Uncertainty where there are no data: two moons, and a regression with a gap.
 
 Flows are fitted to small networks on both. Left, the shading is the epistemic uncertainty of the
-class: it is least where both moons lie, and grows outside. Right, networks agree on the data and
-part ways in the gap and beyond.
+class: it is small at the moons, and grows outwards along the boundary, which networks extend in
+different ways. Where all extend one class alike they stay sure, however far from the data: averages
+of ReLU networks do. Right, networks agree on the data and part ways in the gap and beyond.
 
     python examples/uncertainty_growth.py --output uncertainty.png
 """

@@ -172,6 +172,11 @@ def test_several_targets_keep_their_columns(line):
     ("options", "error", "message"),
     [
         ({"n_networks": 1}, ValueError, "n_networks must be an integer of at least 2"),
+        (
+            {"hidden_layer_sizes": (8.5,)},
+            ValueError,
+            "sizes must be at least two positive integers",
+        ),
         ({"alpha": -1.0}, ValueError, "alpha must be finite and >= 0"),
         ({"posterior": 3}, TypeError, "posterior must be a FlowPosterior.*got int"),
         ({"noise": "none"}, ValueError, "noise must be one of"),
