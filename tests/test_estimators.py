@@ -175,7 +175,7 @@ def test_several_targets_keep_their_columns(line):
         (
             {"hidden_layer_sizes": (8.5,)},
             ValueError,
-            "sizes must be at least two positive integers",
+            "sizes must be at least two positive",
         ),
         ({"alpha": -1.0}, ValueError, "alpha must be finite and >= 0"),
         ({"posterior": 3}, TypeError, "posterior must be a FlowPosterior.*got int"),

@@ -71,7 +71,7 @@ def test_given_networks_replace_samples_and_held_out_ones(posterior, population)
     accuracy = 1 - wrong.double().mean(1)
     np.testing.assert_allclose(report.frontier["generated"].accuracy, accuracy, atol=1 / 80)
     within = max_iou(wrong).mean().item()
-    # A flipped prediction among some ten errors changes the overlap of one network in 20 by a tenth.
+    # One flipped prediction among ten errors changes the overlap of one network by a tenth.
     assert report.rows["generated"].iou_within == pytest.approx(within, abs=0.05)
 
 
