@@ -1,5 +1,6 @@
 """Figures in the manner of scikit-learn's displays: drawn by matplotlib, on any axes."""
 
+from bayesflow_nn.plots.curve import PredictiveCurveDisplay
 from bayesflow_nn.plots.decision import UncertaintySurfaceDisplay
 from bayesflow_nn.plots.diversity import DiversityDisplay
 from bayesflow_nn.plots.fit import LossCurveDisplay, TrajectoryDisplay
@@ -16,6 +17,7 @@ __all__ = [
     "MarginalsDisplay",
     "PitDisplay",
     "PredictiveBandDisplay",
+    "PredictiveCurveDisplay",
     "ReliabilityDisplay",
     "TrajectoryDisplay",
     "UncertaintyHistogramDisplay",

@@ -14,12 +14,15 @@ from bayesflow_nn.plots import (
     MarginalsDisplay,
     PitDisplay,
     PredictiveBandDisplay,
+    PredictiveCurveDisplay,
     ReliabilityDisplay,
     TrajectoryDisplay,
     UncertaintyHistogramDisplay,
     UncertaintySurfaceDisplay,
 )
+from bayesflow_nn.predictive import PredictiveCurve
 
+CURVE = PredictiveCurve(np.array([1, 10]), np.array([0.5, 0.3]), np.array([0.1, np.nan]))
 HISTORY = TrainingHistory([2, 4, 6], [3.0, 2.0, 1.0], [3.0, 2.5, 2.6], 4)
 CLASSIFIER = SimpleNamespace(
     predict_proba=lambda X: np.stack([1 - np.tanh(X[:, 0] ** 2), np.tanh(X[:, 0] ** 2)], 1),
@@ -31,6 +34,7 @@ DISPLAYS = {
     "reliability": lambda ax: ReliabilityDisplay.from_predictions([0, 1], [[0.8, 0.2]] * 2, ax=ax),
     "pit": lambda ax: PitDisplay.from_values([0.1, 0.7, 0.9], ax=ax),
     "band": lambda ax: PredictiveBandDisplay.from_predictions([0, 1], [2, 3], [1, 1], ax=ax),
+    "curve": lambda ax: PredictiveCurveDisplay.from_curve(CURVE, ax=ax),
     "surface": lambda ax: UncertaintySurfaceDisplay.from_estimator(
         CLASSIFIER, np.eye(2), [0, 1], grid_resolution=8, ax=ax
     ),
