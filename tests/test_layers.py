@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "bayesflow_nn"
 LAYERS = [
     {"__main__"},
     {"__init__"},
-    {"estimators", "comparison", "plots"},
+    {"estimators", "demonstration"},
+    {"plots"},
     {"posterior"},
     {"posterior_densities", "posterior_predictions", "posterior_diversity", "stacking"},
     {

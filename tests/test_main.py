@@ -1,4 +1,4 @@
-"""The demonstration runs, and its table and figure hold what they should."""
+"""The demonstration runs, and its tables and figure hold what they should."""
 
 import importlib
 import re
@@ -8,7 +8,8 @@ import torch
 from matplotlib import image
 
 from bayesflow_nn import Architecture, WeightPopulation
-from bayesflow_nn.comparison import COLUMNS, HEADER, Comparison, Data
+from bayesflow_nn.demonstration.comparison import COLUMNS, HEADER, Comparison
+from bayesflow_nn.demonstration.problems import Data
 
 demonstration = importlib.import_module("bayesflow_nn.__main__")
 
@@ -32,8 +33,14 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(run):
-    rows = filter(None, map(ROW.match, run[0]))
+    rows = _rows(run[0])
     return {row["name"]: dict(zip(COLUMNS, row["cells"].split(), strict=True)) for row in rows}
+
+
+def _rows(lines):
+    """Rows of the first table, which ends where the report begins."""
+    (end,) = (k for k, line in enumerate(lines) if line.startswith("Calibration of averages"))
+    return list(filter(None, map(ROW.match, lines[:end])))
 
 
 def test_the_header_names_the_columns(run):
@@ -64,7 +71,7 @@ def test_every_row_is_there(table, name):
 
 
 def test_rows_fit_under_their_header(run):
-    widths = {len(line) for line in run[0] if ROW.match(line)}
+    widths = {len(row.string) for row in _rows(run[0])}
     assert widths == {len(HEADER)}
 
 
@@ -78,7 +85,7 @@ def test_known_rows_have_known_numbers(table):
 
 
 def test_each_flow_has_a_gaussian_of_its_dispersion(run):
-    rows = [row for row in map(ROW.match, run[0]) if row]
+    rows = _rows(run[0])
     flows = [i for i, row in enumerate(rows) if row["name"].startswith("generated network")]
     assert len(flows) == len(demonstration.TEMPERATURES)
     for index in flows:
@@ -91,8 +98,25 @@ def test_each_flow_has_a_gaussian_of_its_dispersion(run):
 def test_the_figure_is_a_png(run):
     assert run[1].read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     pixels = image.imread(run[1])
-    # 13 x 4.4 inches at 150 dots each, and not blank.
-    assert pixels.shape[:2] == (660, 1950) and pixels.std() > 0.01
+    # 14 x 8.6 inches at 150 dots each, and not blank.
+    assert pixels.shape[:2] == (1290, 2100) and pixels.std() > 0.01
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        "Calibration of averages",
+        "Uncertainty of inputs",
+        "Shuffled told from test inputs by",
+        "An average of generated networks, by size",
+        "The deep-ensemble equivalent of 200 generated networks",
+        "Networks against each other",
+        "Leave-one-out on training data",
+        "Importance weights of 50 generated networks",
+    ],
+)
+def test_every_part_of_the_report_is_there(run, opening):
+    assert sum(line.startswith(opening) for line in run[0]) == 1
 
 
 def test_scores_of_a_known_network():

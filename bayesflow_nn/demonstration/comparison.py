@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from bayesflow_nn.calibration import expected_calibration_error, negative_log_likelihood
+from bayesflow_nn.demonstration.problems import Data
 from bayesflow_nn.diversity import NoveltyReport, gaussian_baseline, noise_baseline
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.predictive import network_scores, predict_proba
@@ -24,15 +24,6 @@ from bayesflow_nn.weights import WeightPopulation
 
 N_GENERATED = 100
 _LARGEST_TAU = 2.0
-
-
-class Data(NamedTuple):
-    """Standardised inputs ``(n, n_features)`` and integer labels ``(n,)``, training and test."""
-
-    X_train: Tensor
-    y_train: Tensor
-    X_test: Tensor
-    y_test: Tensor
 
 
 @dataclass(frozen=True)

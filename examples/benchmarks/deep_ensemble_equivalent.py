@@ -29,8 +29,7 @@ from scipy import stats
 from torch import Tensor
 
 from bayesflow_nn import Architecture, FlowPosterior, WeightPopulation, train_population
-from bayesflow_nn.__main__ import PROBLEMS, load_data, train_networks
-from bayesflow_nn.comparison import Data
+from bayesflow_nn.demonstration.problems import PROBLEMS, Data, load_data, train_networks
 from bayesflow_nn.predictive import (
     PredictiveCurve,
     deep_ensemble_equivalent,

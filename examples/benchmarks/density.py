@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bayesflow_nn import FlowPosterior
-from bayesflow_nn.__main__ import PROBLEMS, load_data, train_networks
+from bayesflow_nn.demonstration.problems import PROBLEMS, load_data, train_networks
 from bayesflow_nn.flow import DensityMethod, FlowField, StandardSource
 
 N_STEPS, N_PROBES = 32, 8

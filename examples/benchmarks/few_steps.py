@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from bayesflow_nn import FlowPosterior, TaskGuidance, WeightPopulation
-from bayesflow_nn.__main__ import PROBLEMS, load_data, train_networks
-from bayesflow_nn.comparison import HEADER, Comparison, Data, Row
+from bayesflow_nn.demonstration.comparison import HEADER, Comparison, Row
+from bayesflow_nn.demonstration.problems import PROBLEMS, Data, load_data, train_networks
 from bayesflow_nn.symmetry.chart import GEOMETRIES
 
 N_GENERATED = 200

@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bayesflow_nn import FlowPosterior, TaskGuidance, WeightPopulation, train_population
-from bayesflow_nn.__main__ import PROBLEMS, load_data, train_networks
-from bayesflow_nn.comparison import HEADER, Comparison, Data, Row
+from bayesflow_nn.demonstration.comparison import HEADER, Comparison, Row
+from bayesflow_nn.demonstration.problems import PROBLEMS, Data, load_data, train_networks
 from bayesflow_nn.diversity import gaussian_baseline
 from bayesflow_nn.flow import Setting
 from bayesflow_nn.flow.finish import finish

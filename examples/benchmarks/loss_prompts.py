@@ -20,8 +20,7 @@ from matplotlib.ticker import NullFormatter
 from scipy.stats import spearmanr
 
 from bayesflow_nn import Architecture, FlowPosterior, WeightPopulation, train_population
-from bayesflow_nn.__main__ import PROBLEMS, load_data
-from bayesflow_nn.comparison import Data
+from bayesflow_nn.demonstration.problems import PROBLEMS, Data, load_data
 from bayesflow_nn.predictive import network_scores
 from bayesflow_nn.symmetry.chart import GEOMETRIES
 

@@ -15,7 +15,7 @@ import time
 import torch
 
 from bayesflow_nn import FlowPosterior
-from bayesflow_nn.__main__ import PROBLEMS, load_data, train_networks
+from bayesflow_nn.demonstration.problems import PROBLEMS, load_data, train_networks
 
 N_GENERATED = 200
 COMPONENTS = (20, 50, 100, 200, 400, None)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bayesflow_nn import Architecture, train_population
-from bayesflow_nn.__main__ import PROBLEMS, load_data
+from bayesflow_nn.demonstration.problems import PROBLEMS, load_data
 from bayesflow_nn.symmetry import (
     MidpointObjective,
     RandomPointObjective,

@@ -24,8 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bayesflow_nn import WeightPopulation
-from bayesflow_nn.__main__ import PROBLEMS, load_data, train_networks
-from bayesflow_nn.comparison import Data
+from bayesflow_nn.demonstration.problems import PROBLEMS, Data, load_data, train_networks
 from bayesflow_nn.symmetry import (
     MidpointObjective,
     PermutationAligner,

@@ -1,0 +1,1 @@
+"""What ``python -m bayesflow_nn`` trains, compares, prints and draws."""
