@@ -160,4 +160,5 @@ class DiversityMethods:
         return self.chart_.project(noisy / scale)
 
     def _networks_of(self, sets: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.chart_.to_weights(x).float() for name, x in sets.items()}
+        # In double precision, where no probability of a label becomes zero.
+        return {name: self.chart_.to_weights(x).double() for name, x in sets.items()}

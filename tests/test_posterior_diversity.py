@@ -81,3 +81,15 @@ def test_wrong_requests_are_named(posterior):
     with pytest.raises(ValueError, match="y must hold one class"):
         posterior.diversity(X, Y[:3], n_samples=4)
     assert not hasattr(FlowPosterior(), "diversity")
+
+
+def test_sure_and_wrong_is_not_infinitely_wrong(posterior):
+    """Far away a softmax of single precision is exactly zero for some label."""
+    far = 150 * X
+    weights = posterior.sample(20, random_state=3)
+    log_p = MLP.apply(torch.from_numpy(weights).double(), torch.from_numpy(far)).log_softmax(-1)
+    of_label = log_p[:, torch.arange(len(Y)), torch.from_numpy(Y)]
+    assert log_p.float().exp().min() == 0
+    row = posterior.diversity(far, Y, generated=weights, n_samples=20, random_state=3).rows
+    # Weights go through the chart and back in float32.
+    assert row["generated"].nll == pytest.approx(-of_label.mean().item(), rel=1e-4)
