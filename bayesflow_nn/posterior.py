@@ -52,6 +52,7 @@ from bayesflow_nn.posterior_input import (
     warn_of_outliers,
 )
 from bayesflow_nn.posterior_predictions import PredictionMethods
+from bayesflow_nn.posterior_refinement import RefinementMethods
 from bayesflow_nn.symmetry import PermutationAligner, WeightChart
 from bayesflow_nn.velocity import (
     MLPVelocity,
@@ -87,7 +88,12 @@ class Trajectory(NamedTuple):
 
 
 class FlowPosterior(
-    PredictionMethods, DiversityMethods, DensityMethods, DensityMixin, BaseEstimator
+    PredictionMethods,
+    DiversityMethods,
+    RefinementMethods,
+    DensityMethods,
+    DensityMixin,
+    BaseEstimator,
 ):
     r"""Posterior over network weights, learned by flow matching on the weights of many networks.
 

@@ -209,17 +209,28 @@ class DensityMethods:
     ) -> tuple[Tensor, Tensor]:
         """Networks of the flow, not denoised, and their log densities on the canonical manifold."""
         generator = torch.Generator(self.device).manual_seed(draw_seed(random_state))
+        points, log_density = self._draw_points_with_density(n, condition, generator)
+        weights = self.chart_.draw_weights(points, generator)
+        log_residual = self.chart_.log_residual(weights)
+        return weights, log_density + log_residual - self.chart_.log_abs_det()
+
+    @torch.no_grad()
+    def _draw_points_with_density(
+        self, n: int, condition: ArrayLike | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Points of the flow, and their log densities with respect to volume of their manifold."""
         x_0 = self._draw_source(n, temperature=1.0, generator=generator).double()
         field = self._precise_field(self._encode(condition, n))
         source = StandardSource(self.chart_.manifold)
         points, density = self._density_method(x_0).sample(field, source, x_0)
-        weights = self.chart_.draw_weights(points, generator)
-        log_residual = self.chart_.log_residual(weights)
-        return weights, density.value + log_residual - self.chart_.log_abs_det()
+        return points, density.value
 
-    def _log_prior(self, prior: float | Prior, weights: Tensor) -> Tensor:
+    def _log_prior(
+        self, prior: float | Prior, weights: Tensor, points: Tensor | None = None
+    ) -> Tensor:
         if not callable(prior):
-            return log_prior(self.chart_, weights, check_real("prior", prior, 0, strict=True))
+            scale = check_real("prior", prior, 0, strict=True)
+            return log_prior(self.chart_, weights, scale, points)
         if self.geometry == "normalized":
             log_prior(self.chart_, weights, 1.0)  # refuses
         values = torch.as_tensor(prior(weights)).to(weights)

@@ -155,6 +155,10 @@ class ProductManifold:
         """Points reached from ``x`` along ``u`` after unit time."""
         return self._blockwise(_SPHERE.expmap, torch.add, x, u)
 
+    def end_velocity(self, x: Tensor, u: Tensor) -> Tensor:
+        """Velocities at ``expmap(x, u)`` of the geodesics that left ``x`` with ``u``."""
+        return self._blockwise(_SPHERE.end_velocity, lambda x, u: u, x, u)
+
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Tangent vectors at ``x`` with ``expmap(x, logmap(x, y)) == y``."""
         return self._blockwise(_SPHERE.logmap, lambda x, y: y - x, x, y)

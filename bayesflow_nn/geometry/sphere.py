@@ -96,6 +96,15 @@ class Sphere(geoopt.Sphere):
         cos, sinc = _cos_and_sinc((u * u).sum(-1, keepdim=True))
         return self.projx(cos * x + sinc * u)
 
+    def end_velocity(self, x: Tensor, u: Tensor) -> Tensor:
+        """Velocities ``(..., d)`` at ``expmap(x, u)`` of the geodesics that left ``x`` with ``u``.
+
+        Of the same length as ``u``, and tangent there.
+        """
+        square = (u * u).sum(-1, keepdim=True)
+        cos, sinc = _cos_and_sinc(square)
+        return cos * u - square * sinc * x
+
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """Tangent vectors ``(..., d)`` at ``x`` with ``expmap(x, logmap(x, y)) == y``."""
         difference, total = y - x, y + x

@@ -18,7 +18,9 @@ from bayesflow_nn.geometry import ProductManifold, SphereBlock
 from bayesflow_nn.symmetry.chart import WeightChart
 
 
-def log_prior(chart: WeightChart, weights: Tensor, scale: float) -> Tensor:
+def log_prior(
+    chart: WeightChart, weights: Tensor, scale: float, points: Tensor | None = None
+) -> Tensor:
     """Log density of the standard prior, with respect to volume on the canonical manifold.
 
     Parameters
@@ -29,6 +31,8 @@ def log_prior(chart: WeightChart, weights: Tensor, scale: float) -> Tensor:
         Canonical, as ``chart.to_weights`` and ``chart.draw_weights`` give them.
     scale : float
         Standard deviation of the normal weights.
+    points : Tensor of shape (n_networks, n_coordinates), optional
+        Those of the weights, if they are known.
 
     Returns
     -------
@@ -57,5 +61,5 @@ def log_prior(chart: WeightChart, weights: Tensor, scale: float) -> Tensor:
         n_unit, log_volume = uniform.n_spheres, uniform.log_volume()
     square = weights.square().sum(-1) - n_unit
     log_normal = -square / (2 * scale**2) - n_normal * math.log(scale * math.sqrt(2 * math.pi))
-    log_jacobian = chart.log_polar_jacobian(chart.to_point(weights))
+    log_jacobian = chart.log_polar_jacobian(chart.to_point(weights) if points is None else points)
     return log_normal + log_jacobian - torch.as_tensor(log_volume).to(weights)

@@ -164,7 +164,7 @@ class HMC:
             if ends and ends[0] <= i < ends[-1]:
                 moments.update(self.position.weights)
             if i in ends[1:]:
-                self.inverse_mass = moments.shrunken_variance()
+                self.inverse_mass = self._learn_inverse_mass(moments)
                 averaging = DualAveraging(self._find_step_size(), self._target_acceptance)
                 moments = RunningMoments(self.position.weights)
             report(1)
@@ -176,14 +176,7 @@ class HMC:
         high = max(low, self._n_leapfrog + self._n_leapfrog // 2)
         n_steps = int(self._draw_integer(low, high))
         start, momentum = self.position, self._draw_momentum()
-        end = leapfrog(
-            self._target,
-            start,
-            momentum,
-            step_size=self.step_size,
-            inverse_mass=self.inverse_mass,
-            n_steps=n_steps,
-        )
+        end = self._integrate(start, momentum, self.step_size, n_steps)
         error = self._energy(*end) - self._energy(start, momentum)
         error = torch.where(error.isfinite(), error, torch.inf)
         acceptance = (-error).clamp(max=0).exp()
@@ -192,6 +185,21 @@ class HMC:
         )
         self.position = end.position.where(uniform < acceptance, start)
         return Transition(error, acceptance, error > _LARGEST_ERROR, n_steps)
+
+    def _integrate(
+        self, start: Position, momentum: Tensor, step_size: Tensor, n_steps: int
+    ) -> Trajectory:
+        return leapfrog(
+            self._target,
+            start,
+            momentum,
+            step_size=step_size,
+            inverse_mass=self.inverse_mass,
+            n_steps=n_steps,
+        )
+
+    def _learn_inverse_mass(self, moments: RunningMoments) -> Tensor:
+        return moments.shrunken_variance()
 
     def _energy(self, position: Position, momentum: Tensor) -> Tensor:
         kinetic = (momentum.square() * self.inverse_mass).sum(1) / 2
@@ -210,14 +218,7 @@ class HMC:
         direction = torch.zeros_like(step_size)
         before = self._energy(self.position, momentum)
         for _ in range(most):
-            end = leapfrog(
-                self._target,
-                self.position,
-                momentum,
-                step_size=step_size,
-                inverse_mass=self.inverse_mass,
-                n_steps=1,
-            )
+            end = self._integrate(self.position, momentum, step_size, 1)
             error = self._energy(*end) - before
             now = torch.where(error < 0.6931, 1.0, -1.0).to(step_size)
             direction = torch.where(direction == 0, now, direction)

@@ -160,3 +160,12 @@ def test_verbs_agree_with_numpy_formulas_on_any_shape(leading, dim, seed):
     # arccos loses half the digits at its ends.
     np.testing.assert_allclose(SPHERE.dist(x, y).numpy(), np.arccos(cosine), atol=1e-7)
     torch.testing.assert_close(SPHERE.expmap(x, SPHERE.logmap(x, y)), y.expand_as(x))
+
+
+@pytest.mark.parametrize("angle", [1e-4, 0.5, 2.5])
+def test_the_end_velocity_is_the_derivative_along_the_geodesic(angle):
+    x, y, u = on_great_circle(5, angle, torch.float64)
+    _, e = random_frame(5, torch.float64)
+    tangent = math.cos(angle) * e - math.sin(angle) * x
+    assert (SPHERE.end_velocity(x, u) - angle * tangent).abs().max() < rounding(torch.float64)
+    assert abs((SPHERE.end_velocity(x, u) * y).sum().item()) < rounding(torch.float64)
