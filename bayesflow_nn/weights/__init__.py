@@ -1,6 +1,7 @@
 """Neural-network weights as data: architectures, populations of networks, and their training."""
 
 from bayesflow_nn.weights.architecture import Architecture
+from bayesflow_nn.weights.constant_noise import ConstantNoise
 from bayesflow_nn.weights.dense import DenseLayer
 from bayesflow_nn.weights.likelihoods import (
     Categorical,
@@ -18,6 +19,7 @@ from bayesflow_nn.weights.training import train_population
 __all__ = [
     "Architecture",
     "Categorical",
+    "ConstantNoise",
     "DenseLayer",
     "HeteroscedasticNormal",
     "LaplacePrior",
