@@ -21,6 +21,7 @@ from bayesflow_nn.weights.mclmc import MCLMC
 from bayesflow_nn.weights.population import WeightPopulation
 from bayesflow_nn.weights.priors import Prior
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
+from bayesflow_nn.weights.sgld import SGLD
 from bayesflow_nn.weights.training_data import MOST_INPUTS, spread_rows
 from bayesflow_nn.weights.validation import (
     check_integer,
@@ -28,7 +29,7 @@ from bayesflow_nn.weights.validation import (
     name_rows,
 )
 
-SAMPLERS = {"mclmc": MCLMC, "hmc": HMC}
+SAMPLERS = {"mclmc": MCLMC, "hmc": HMC, "sgld": SGLD}
 
 
 def sample_population(
@@ -65,10 +66,11 @@ def sample_population(
         cast to the dtype of the architecture.
     y : array of shape (n_inputs,) or (n_inputs, n_targets)
         Integer labels ``0 ... n_outputs - 1``, or floating regression targets.
-    sampler : {"mclmc", "hmc"}
+    sampler : {"mclmc", "hmc", "sgld"}
         "mclmc": microcanonical Langevin Monte Carlo without a Metropolis test, cheap per step and
         with a small bias that its `energy_variance` sets. "hmc": Hamiltonian Monte Carlo, without
-        bias; one step is about `n_leapfrog` gradients.
+        bias; one step is about `n_leapfrog` gradients. "sgld": stochastic gradient Langevin
+        dynamics on minibatches, constant or cyclical, for data that do not fit; nothing is tuned.
     n_chains : int, optional
         Number of chains; by default as many as `init` has networks.
     n_draws : int
@@ -86,7 +88,7 @@ def sample_population(
     likelihood : Likelihood, float or None
         None is class probabilities, a float the standard deviation of normal noise.
     sampler_options : mapping, optional
-        Keyword parameters of `MCLMC` or `HMC`, for example ``{"n_leapfrog": 32}``.
+        Keyword parameters of `MCLMC`, `HMC` or `SGLD`, for example ``{"n_leapfrog": 32}``.
     chunk_size : int, optional
         Networks whose gradients are computed together, which bounds the memory.
     on_divergence : {"drop", "keep", "raise"}
@@ -103,7 +105,8 @@ def sample_population(
     -------
     WeightPopulation
         Sorted by chain, then draw. Its metrics, per network: "lp" (log posterior up to the
-        evidence, nats); "energy_error" (nats) of the last step; over the steps since the last
+        evidence, nats; of "sgld" the estimate of the last minibatch); "energy_error" (nats) of the
+        last step, NaN for "sgld"; over the steps since the last
         record, the mean "acceptance" probability, whether any was "diverging", and "n_gradients";
         and the "step_size" of the chain.
 
@@ -213,7 +216,7 @@ def _find_lost(target: LogPosterior, weights: Tensor, on_divergence: str) -> Ten
 
 
 def _record(
-    chains: HMC | MCLMC, n_draws: int, thinning: int, report: Callable[[int], object]
+    chains: HMC | MCLMC | SGLD, n_draws: int, thinning: int, report: Callable[[int], object]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Draws ``(n_chains, n_draws, n_weights)``, and metrics ``(n_chains * n_draws,)``."""
     weights = chains.position.weights

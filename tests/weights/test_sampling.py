@@ -32,7 +32,8 @@ def test_rows_are_sorted_by_chain_and_draw_and_carry_their_metrics(sampler):
     assert population.likelihood == Categorical()
     assert torch.equal(population.inputs, X)
     log_posterior = LogPosterior(MLP, X, Y, prior=0.8)
-    torch.testing.assert_close(population.metrics["lp"], log_posterior(population.weights))
+    if sampler != "sgld":  # which knows that of its last minibatch, a step before
+        torch.testing.assert_close(population.metrics["lp"], log_posterior(population.weights))
     metrics = population.metrics
     assert set(metrics) == {
         "lp", "energy_error", "acceptance", "diverging", "n_gradients", "step_size",
@@ -90,7 +91,7 @@ def test_chains_start_from_given_networks(kind):
 FEW, FEW_LABELS = X[:8].double(), torch.tensor([0, 1, 1, 0, 1, 0, 0, 1])
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["mclmc", "hmc"])
 def test_both_samplers_agree_with_importance_sampling_on_a_network(sampler):
     population = sample_population(
         MLP,
