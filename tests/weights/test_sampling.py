@@ -41,8 +41,9 @@ def test_rows_are_sorted_by_chain_and_draw_and_carry_their_metrics(sampler):
     assert metrics["diverging"].dtype == torch.bool
     assert ((metrics["acceptance"] >= 0) & (metrics["acceptance"] <= 1)).all()
     assert (metrics["step_size"].view(5, 3) == metrics["step_size"].view(5, 3)[:, :1]).all()
-    assert len(metrics["step_size"].unique()) == 5
-    if sampler == "mclmc":
+    # Every chain tunes its own, where anything is tuned.
+    assert len(metrics["step_size"].unique()) == (1 if sampler == "sgld" else 5)
+    if sampler != "hmc":
         assert (metrics["n_gradients"] == 4).all()
 
 
