@@ -107,11 +107,11 @@ class RefinementMethods:
         >>> slopes = 0.5 + 0.3 * rng.normal(size=(500, 1))
         >>> posterior = FlowPosterior(
         ...     architecture=Architecture.mlp([1, 2], bias=False), task="classification",
-        ...     geometry="euclidean", max_iter=20, n_steps=4, random_state=0,
+        ...     geometry="euclidean", velocity="mlp", max_iter=20, n_steps=4, random_state=0,
         ... ).fit(np.hstack([-slopes, slopes]))
-        >>> population = posterior.refine(X, y, n_draws=5, n_tune=20, random_state=0)
+        >>> population = posterior.refine(X, y, n_chains=32, n_draws=3, n_tune=20, random_state=0)
         >>> len(population), population.metrics["proposal_accepted"].float().mean() > 0.2
-        (320, tensor(True))
+        (96, tensor(True))
         """
         check_is_fitted(self)
         for name, value, low in (
