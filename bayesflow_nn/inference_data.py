@@ -94,7 +94,7 @@ def convergence(values: ArrayLike) -> Convergence:
     (n_chains, n_draws), shape = values.shape[:2], values.shape[2:]
     check_chains(n_chains, n_draws)
     arviz = _import_arviz()
-    data = arviz.convert_to_dataset({"x": values.reshape(n_chains, n_draws, -1)})
+    data = _dataset({"x": values.reshape(n_chains, n_draws, -1)}, ("chain", "draw"), {})
     with np.errstate(invalid="ignore", divide="ignore"):
         measures = (
             arviz.rhat(data, method="rank"),

@@ -477,3 +477,11 @@ def test_parameters_may_be_called_as_the_data():
     assert record.posterior["X"].dims == ("chain", "draw", "X_dim_0")
     assert record.posterior["y"].dims == ("chain", "draw")
     assert record.observed_data["y"].dims == ("input",)
+
+
+def test_more_chains_than_draws_are_nothing_to_warn_of():
+    """ArviZ takes them for transposed; warnings are errors here."""
+    draws = np.random.default_rng(0).normal(size=(60, 20, 3))
+    found = convergence(draws)
+    # Independent draws: 1,200 of them, of which an estimate may be off by a quarter.
+    assert found.ess_bulk == pytest.approx(1200, rel=0.25)
