@@ -138,6 +138,11 @@ class Refinement:
         self._generator, self._n_local = generator, n_local
         manifold = target.chart.manifold
         self._local = GeodesicHMC(target, start, generator, manifold, **options)
+        if not self._local.position.value.isfinite().any():
+            raise ValueError(
+                f"prior and likelihood must give finite log densities, got none for the "
+                f"{len(start)} networks at which the chains would start."
+            )
 
     def tune(self, n_steps: int, report: Callable[[int], object]) -> None:
         """Tune step sizes and masses; after that hidden neurons are in the order of the flow."""
@@ -171,7 +176,9 @@ class Refinement:
         new = Position.at(self._target, points)
         log_q = self._proposer.log_density(current.weights)
         log_ratio = new.value - current.value + log_q - log_q_new
-        usable = log_ratio.isfinite() & self._proposer.is_aligned(points)
+        # From where the posterior vanishes any network of positive density is welcome.
+        log_ratio = torch.where(current.value.isfinite(), log_ratio, 0.0)
+        usable = new.value.isfinite() & log_ratio.isfinite() & self._proposer.is_aligned(points)
         probability = torch.where(usable, log_ratio.clamp(max=0).exp(), 0.0)
         uniform = torch.rand(
             probability.shape,

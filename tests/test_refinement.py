@@ -72,7 +72,8 @@ def test_the_target_is_prior_times_likelihood(perceptron):
     value, gradient = target.value_and_gradient(points)
     torch.testing.assert_close(value - perceptron.chart_.log_abs_det(), expected)
     # Central differences along one tangent direction.
-    direction = perceptron.chart_.manifold.proju(points, torch.randn_like(points))
+    normal = torch.from_numpy(np.random.default_rng(2).normal(size=points.shape))
+    direction = perceptron.chart_.manifold.proju(points, normal)
     step = 1e-5 * direction
     ahead, behind = (
         target.value_and_gradient(perceptron.chart_.manifold.expmap(points, sign * step))[0]
@@ -181,3 +182,24 @@ def test_estimated_densities_warn(linear):
 def test_sizes_are_checked(linear, name):
     with pytest.raises(ValueError, match=f"{name} must be"):
         linear.refine(*SLOPE_DATA, **{name: 0})
+
+
+def test_a_posterior_without_density_is_refused(linear):
+    with pytest.raises(ValueError, match="got none for the 8 networks"):
+        linear.refine(*SLOPE_DATA, prior=lambda w: w.sum(1) * 0 - torch.inf, n_chains=8)
+
+
+def test_chains_leave_where_the_posterior_vanishes(linear):
+    """Half of the networks of the flow have no density; proposals lead away from there."""
+
+    def positive_slope(w):
+        slope = w[:, 1] - w[:, 0]
+        middle = 1.5  # about the mean of the flow
+        return -w.square().sum(1) / 2 + torch.where(slope / 2 > middle, 0.0, -torch.inf)
+
+    population = linear.refine(
+        *SLOPE_DATA, prior=positive_slope, n_chains=60, n_draws=12, n_tune=0, random_state=0
+    )
+    slopes = ((population.weights[:, 1] - population.weights[:, 0]) / 2).reshape(60, 12)
+    assert (slopes[:, 0] < 1.5).float().mean() > 0.1
+    assert (slopes[:, -1] < 1.5).float().mean() < 0.05

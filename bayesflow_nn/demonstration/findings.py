@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from pandas import DataFrame
 from torch import Tensor
 
 from bayesflow_nn.arviz_record import population_record
@@ -26,6 +25,9 @@ from bayesflow_nn.predictive import (
 )
 from bayesflow_nn.weights import WeightPopulation
 from bayesflow_nn.weights.training_data import spread_rows
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 N_AVERAGED = 200
 """Networks in an average of generated ones, and of held-out trained ones beside it."""

@@ -1,11 +1,11 @@
 """Posterior samples on the UCI regressions, beside another package for the same.
 
 Per split: eight networks with two hidden layers of 16 and a predicted noise scale are trained for
-about three thousand steps; from each a microcanonical chain draws 2,000 networks. Test loss is
-that of the mixture over all draws, in the original units. With ``--peer-python``, the interpreter
-of an environment with `sklearn-contrib-bde`, its `BdeRegressor` is fitted to the same split right
-after, with its settings for comparisons (8 members, 200 epochs, 2,000 steps of warm-up, 1,000 draws
-of every second step; ReLU, as it comes).
+about three thousand steps; from each a microcanonical chain takes 2,000 steps to tune itself and
+2,000 more, of which it records every eighth network. Test loss is that of the mixture over all
+draws, in the original units. With ``--peer-python``, the interpreter of an environment with
+`sklearn-contrib-bde`, its `BdeRegressor` is fitted to the same split right after: 8 members, 200
+epochs, 2,000 steps of warm-up, 1,000 draws of every second step; ReLU, as it comes.
 
     python examples/benchmarks/uci_posteriors.py --data ../shared/data
         [--datasets boston yacht] [--n-splits N] [--activation tanh] [--peer-python PYTHON]
