@@ -33,11 +33,12 @@ METHODS = ("weight_matching", "transfusion", "activation_matching", "sinkhorn")
 class PermutationAligner(TransformerMixin, BaseEstimator):
     """Reorder the neurons, channels and heads of every network towards a common reference.
 
-    Reordering hidden neurons leaves the function as it is, so that every network stands for
-    n! others. Weight matching [A23] picks the order in which its weights have the largest inner
-    product with the reference, those of perceptrons on canonical scale (see `ScaleCanonicalizer`);
-    the permutations are applied to the weights as given. The reference is the barycentre of the
-    aligned networks: align to one network, take the mean, align to the mean, until the distances to
+    Reordering hidden neurons leaves the function as it is, so that every network stands for n!
+    others; with tanh, an odd function, the sign of a neuron may change as well. Weight matching
+    [A23] picks the order, and the signs, in which its weights have the largest inner product with
+    the reference, those of perceptrons on canonical scale (see `ScaleCanonicalizer`); they are
+    applied to the weights as given. The reference is the barycentre of the aligned networks: align
+    to one network, take the mean, align to the mean, until the distances to
     it settle. The permutations of a module are found by `discover`.
 
     Parameters
@@ -210,7 +211,8 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         -------
         list of Tensor of shape (n_networks, size)
             One per group of `groups_`; element ``i`` of the result is element
-            ``permutation[:, i]`` of the given network.
+            ``permutation[:, i]`` of the given network, or, where that is written ``~k``, element
+            ``k`` with its sign changed, which odd groups allow.
         """
         return self._match(self._read(weights).tensor)
 

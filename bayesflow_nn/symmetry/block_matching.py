@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from bayesflow_nn.symmetry.groups import PermutationGroup, Slot, permute_slot
+from bayesflow_nn.symmetry.groups import PermutationGroup, Slot, permute_slot, split_signs
 
 Networks = Mapping[str, Tensor]
 """Named parameters ``(n_networks, *shape)``; of a reference ``(*shape)``."""
@@ -110,7 +110,7 @@ class BlockSolver:
             usable = self.slots
         group = self.members[0]
         if not self.block.inner:
-            return [assign(self._similarity(networks, rows, usable[0], group.size))]
+            return [assign(self._similarity(networks, rows, usable[0], group.size), group.odd)]
         return self._solve_nested(networks, rows, usable)
 
     def _solve_nested(
@@ -180,10 +180,13 @@ class BlockSolver:
         if self.block.inner or self.is_quadratic:
             permutations = self.solve(networks, rows, frozenset())
             return permutations, self._gains(networks, rows, permutations)
-        similarity = self._similarity(networks, rows, self.slots[0], self.members[0].size)
-        best = assign(similarity)
+        group = self.members[0]
+        similarity = self._similarity(networks, rows, self.slots[0], group.size)
+        best = assign(similarity, group.odd)
+        order, flipped = split_signs(best)
         before = similarity.diagonal(dim1=-2, dim2=-1)
-        after = similarity.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+        after = similarity.gather(-1, order.unsqueeze(-1)).squeeze(-1)
+        after = torch.where(flipped, -after, after)
         rounding = 64 * torch.finfo(similarity.dtype).eps * similarity.abs().amax((-2, -1))
         return [best], (after - before).sum(-1) > rounding
 
@@ -217,11 +220,17 @@ class BlockSolver:
         return total
 
 
-def assign(similarity: Tensor) -> Tensor:
-    """Optimal assignments ``(n, size)``: reference element i gets ``result[:, i]``."""
-    matrices = similarity.cpu().numpy()
+def assign(similarity: Tensor, odd: bool = False) -> Tensor:
+    """Optimal assignments ``(n, size)``: reference element i gets ``result[:, i]``.
+
+    A change of sign turns a similarity around, so that odd elements have its absolute value.
+    """
+    matrices = (similarity.abs() if odd else similarity).cpu().numpy()
     columns = [linear_sum_assignment(matrix, maximize=True)[1] for matrix in matrices]
-    return torch.from_numpy(np.array(columns)).to(similarity.device)
+    best = torch.from_numpy(np.array(columns)).to(similarity.device)
+    if not odd:
+        return best
+    return torch.where(similarity.gather(-1, best.unsqueeze(-1)).squeeze(-1) < 0, ~best, best)
 
 
 def _elements(networks: Tensor, slot: Slot) -> Tensor:

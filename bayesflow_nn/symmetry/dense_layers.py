@@ -14,6 +14,10 @@ HOMOGENEOUS_ACTIVATIONS = ("relu", "leaky_relu", "identity")
 """Activations with f(s a) = s f(a) for every s > 0."""
 
 
+ODD_ACTIVATIONS = ("tanh",)
+"""Activations with f(-a) = -f(a). The identity, which is odd as well, is homogeneous above all."""
+
+
 class DenseWeights(NamedTuple):
     """One layer of all networks.
 

@@ -1,4 +1,9 @@
-"""Permutation groups of a module: which places of which parameters a permutation moves."""
+"""Permutation groups of a module: which places of which parameters a permutation moves.
+
+Units with an odd activation, f(-a) = -f(a), may change sign as well: all weights that lead in and
+out. Their permutations are signed: an entry ``~k``, which is -k - 1, stands for element k with its
+sign changed.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +34,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class PermutationGroup:
-    """All reorderings of a number of elements that leave the function of a module as it is.
+    """Reorderings of a number of elements that leave the function of a module as it is.
 
     Attributes
     ----------
@@ -40,12 +45,15 @@ class PermutationGroup:
     slots : tuple of Slot
     parent : tuple of (int, int), optional
         Index of another group, and its element inside which this group acts; None for most.
+    odd : bool
+        Whether elements may change sign as well. Such a group has no parent.
     """
 
     name: str
     size: int
     slots: tuple[Slot, ...]
     parent: tuple[int, int] | None = None
+    odd: bool = False
 
     def permute(self, state: Mapping[str, Tensor], permutation: Tensor) -> dict[str, Tensor]:
         """Reorder the elements in all parameters.
@@ -56,7 +64,8 @@ class PermutationGroup:
             Parameters and buffers of one module, or of many along a leading axis. Those that are
             missing are left out.
         permutation : Tensor of shape (size,) or (n_networks, size)
-            Element i of the result is element ``permutation[..., i]`` of what was given.
+            Element i of the result is element ``permutation[..., i]`` of what was given, with its
+            sign changed where that is written ``~k``.
 
         Returns
         -------
@@ -74,18 +83,33 @@ class PermutationGroup:
 
 def permute_slot(tensor: Tensor, slot: Slot, permutation: Tensor) -> Tensor:
     """Reorder one axis of one parameter; see `PermutationGroup.permute`."""
-    batched = permutation.ndim == 2
-    axis = slot.axis + batched
-    positions = torch.as_tensor(slot.positions, device=tensor.device)
-    index = torch.arange(tensor.shape[axis], device=tensor.device)
-    if not batched:
-        index[positions] = positions[permutation]
-        return tensor.index_select(axis, index)
-    index = index.repeat(len(permutation), 1)
-    index[:, positions.flatten()] = positions[permutation].flatten(1)
+    if permutation.ndim == 1:
+        return permute_slot(tensor[None], slot, permutation[None])[0]
+    order, flipped = split_signs(permutation)
+    axis, places = slot.axis + 1, torch.as_tensor(slot.positions, device=tensor.device)
+    index = torch.arange(tensor.shape[axis], device=tensor.device).repeat(len(order), 1)
+    index[:, places.flatten()] = places[order].flatten(1)
     shape = [1] * tensor.ndim
     shape[0], shape[axis] = index.shape
-    return tensor.gather(axis, index.view(shape).expand_as(tensor))
+    moved = tensor.gather(axis, index.view(shape).expand_as(tensor))
+    if not flipped.any():
+        return moved
+    sign = torch.ones(index.shape, dtype=tensor.dtype, device=tensor.device)
+    sign[:, places.flatten()] -= 2 * flipped.repeat_interleave(places.shape[1], 1).to(sign)
+    return moved * sign.view(shape)
+
+
+def split_signs(permutation: Tensor) -> tuple[Tensor, Tensor]:
+    """Elements ``(..., size)`` of a signed permutation, and whether their signs change."""
+    flipped = permutation < 0
+    return torch.where(flipped, ~permutation, permutation), flipped
+
+
+def compose(first: Tensor, second: Tensor) -> Tensor:
+    """Signed permutations ``(n, size)`` that act as `first` and then `second` do."""
+    order, flipped = split_signs(second)
+    both = first.gather(1, order)
+    return torch.where(flipped, ~both, both)
 
 
 def permute_all(

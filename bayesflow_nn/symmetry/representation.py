@@ -6,6 +6,7 @@ Both are named tensors on which the groups of the module act, so that one matchi
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesflow_nn.symmetry.dense_layers import join_layers
+from bayesflow_nn.symmetry.dense_layers import ODD_ACTIVATIONS, join_layers
 from bayesflow_nn.symmetry.discovery import discover
 from bayesflow_nn.symmetry.groups import PermutationGroup, Slot
 from bayesflow_nn.symmetry.matching_scale import matching_layers
@@ -64,6 +65,7 @@ def find_groups(
 
 def _mlp_groups(architecture: Architecture) -> tuple[PermutationGroup, ...]:
     """Rows and bias of every hidden layer with the columns of the next."""
+    odd = architecture.activation in ODD_ACTIVATIONS
     names, layers = iter(architecture.names), []
     for layer in architecture.layers:
         layers.append((next(names), *([next(names)] if layer.bias is not None else [])))
@@ -73,7 +75,7 @@ def _mlp_groups(architecture: Architecture) -> tuple[PermutationGroup, ...]:
     ):
         positions = np.arange(layer.n_out)[:, None]
         slots = [Slot(name, 0, positions) for name in own] + [Slot(following, 1, positions)]
-        groups.append(PermutationGroup(own[0], layer.n_out, tuple(slots)))
+        groups.append(PermutationGroup(own[0], layer.n_out, tuple(slots), odd=odd))
     return tuple(groups)
 
 
@@ -170,7 +172,7 @@ class ActivationRepresentation:
                 f"activation matching cannot see the group of {group.name!r}, which lies on no "
                 f"output of a dense or convolutional layer; use method='weight_matching'."
             )
-        return PermutationGroup(group.name, group.size, slots, group.parent)
+        return dataclasses.replace(group, slots=slots)
 
     def _chunk_size(self, weights: Tensor) -> int:
         n_numbers = self.architecture.activations_per_input(self.inputs) * len(self.inputs)

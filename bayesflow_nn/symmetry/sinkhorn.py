@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import trange
 
 from bayesflow_nn.symmetry.block_matching import assign
-from bayesflow_nn.symmetry.groups import PermutationGroup, permute_all
+from bayesflow_nn.symmetry.groups import PermutationGroup, compose, permute_all, split_signs
 from bayesflow_nn.symmetry.objectives import L2Objective, Loss, Objective
 from bayesflow_nn.symmetry.relaxation import normalise, permute_softly, sinkhorn
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
@@ -61,7 +61,8 @@ def match_sinkhorn(
         From a dict of networks, permuted or mixed, to a Tensor of shape (n_networks,), row by row.
         Default: `L2Objective` of the reference. Others bring their own reference.
     start : sequence of Tensor of shape (n_networks, size), optional
-        Permutations to begin at, one per group; default: all permutations in equal parts.
+        Permutations to begin at, one per group; default: all permutations in equal parts. Signs
+        that they change stay changed; others are not.
     n_steps : int
     learning_rate, temperature : float
         Of Adam and of the relaxation. Adam forgets the scale of gradients, so that only
@@ -113,6 +114,10 @@ def match_sinkhorn(
         _check_start(groups, networks, start)
     if not groups:
         return []
+    signs = None
+    if start is not None:
+        start, signs = zip(*map(_without_signs, start), strict=True)
+        networks = permute_all(groups, networks, signs)
     objective = L2Objective(reference) if objective is None else objective
     descent = _Descent(groups, networks, objective, start, temperature, n_sinkhorn)
     optimizer = torch.optim.Adam(descent.scores, lr=learning_rate)
@@ -122,7 +127,17 @@ def match_sinkhorn(
         optimizer.step()
         if (step + 1) % check_every == 0 or step + 1 == n_steps:
             descent.harden()
-    return descent.best
+    if signs is None:
+        return descent.best
+    return [compose(sign, best) for sign, best in zip(signs, descent.best, strict=True)]
+
+
+def _without_signs(permutation: Tensor) -> tuple[Tensor, Tensor]:
+    """The order of a signed permutation, and the changes of sign that come before it."""
+    order, flipped = split_signs(permutation)
+    flipped = torch.zeros_like(flipped).scatter(1, order, flipped)
+    elements = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return order, torch.where(flipped, ~elements, elements)
 
 
 class _Descent:
@@ -261,7 +276,8 @@ def _check_start(
         )
     for group, permutation in zip(groups, start, strict=True):
         expected = torch.arange(group.size, device=permutation.device).expand(n_networks, -1)
-        if not torch.equal(permutation.sort(-1).values, expected):
+        order = split_signs(permutation)[0] if group.odd else permutation
+        if not torch.equal(order.sort(-1).values, expected):
             raise ValueError(
                 f"start must hold permutations of shape ({n_networks}, {group.size}) for the group "
                 f"of {group.name!r}, got {tuple(permutation.shape)}, or rows with an element twice."
