@@ -9,10 +9,13 @@ with gradients projected to the tangent space (Byrne & Girolami 2013, arXiv 1301
     v \leftarrow v + \tfrac\epsilon2 M^{-1} P_x \nabla \log \pi(x)
 
 with velocities :math:`v = M^{-1} p`. Densities are with respect to volume. A mass is one number per
-sphere, since others would bend the geodesics, and one per Euclidean coordinate.
+sphere, since others would bend the geodesics, and one per Euclidean coordinate. All chains share
+the step size and the masses, and learn them together: a few trajectories of many chains are enough.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -34,6 +37,9 @@ class GeodesicHMC(HMC):
         Where the chains start.
     generator : torch.Generator
     manifold : ProductManifold
+    admits : callable, optional
+        Points ``(n, n_coordinates)`` to whether they belong to the region in which the chains stay,
+        ``(n,)``; a trajectory that ends elsewhere is rejected. By default all do.
     **options
         `n_leapfrog`, `target_acceptance` and `step_size`, as in `HMC`.
 
@@ -64,10 +70,11 @@ class GeodesicHMC(HMC):
         points: Tensor,
         generator: torch.Generator,
         manifold: ProductManifold,
+        admits: Callable[[Tensor], Tensor] | None = None,
         **options: float,
     ) -> None:
         super().__init__(target, points, generator, **options)
-        self._manifold = manifold
+        self._manifold, self._region = manifold, admits
 
     def _integrate(
         self, start: Position, momentum: Tensor, step_size: Tensor, n_steps: int
@@ -91,8 +98,21 @@ class GeodesicHMC(HMC):
         noise = self._manifold.proju(x, normal_like(x, self._generator))
         return noise / self.inverse_mass.sqrt()
 
+    def _admitted(self, accepted: Tensor, weights: Tensor) -> Tensor:
+        if self._region is None or not accepted.any():
+            return accepted
+        rows = accepted.nonzero().squeeze(1)
+        return torch.zeros_like(accepted).index_put((rows,), self._region(weights[rows]))
+
+    def _pool(self, acceptance: Tensor) -> Tensor:
+        return acceptance.mean().expand_as(acceptance)
+
+    def _find_step_size(self) -> Tensor:
+        own = super()._find_step_size()
+        return own.median().expand_as(own)
+
     def _learn_inverse_mass(self, moments: RunningMoments) -> Tensor:
-        variance = moments.shrunken_variance()
+        variance = moments.pool().shrunken_variance()
         parts = []
         for block, part in zip(self._manifold.blocks, self._manifold.slices, strict=True):
             values = variance[:, part]
@@ -100,4 +120,4 @@ class GeodesicHMC(HMC):
                 spheres = values.unflatten(-1, (block.n_spheres, block.dim))
                 values = spheres.mean(-1, keepdim=True).expand_as(spheres).flatten(-2)
             parts.append(values)
-        return torch.cat(parts, -1)
+        return torch.cat(parts, -1).expand_as(self.inverse_mass)

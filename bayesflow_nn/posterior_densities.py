@@ -242,10 +242,12 @@ class DensityMethods:
         return values
 
     def _log_multiplicity(self) -> float:
-        """Log of the number of permutations of hidden neurons, if alignment removed them."""
+        """Log of the number of orders, and signs, of hidden neurons, if alignment removed them."""
         if self.aligner_ is None or not self.architecture_.is_mlp:
             return 0.0
-        return float(sum(gammaln(layer.n_out + 1) for layer in self.architecture_.layers[:-1]))
+        sizes = np.array([layer.n_out for layer in self.architecture_.layers[:-1]])
+        has_signs = any(group.odd for group in getattr(self.aligner_, "groups_", ()))
+        return float((gammaln(sizes + 1) + has_signs * np.log(2) * sizes).sum())
 
     def _point_density(self, points: Tensor, condition: ArrayLike | None = None) -> LogDensity:
         """Log density of points, with respect to volume of their own manifold."""

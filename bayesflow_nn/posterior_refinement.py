@@ -37,6 +37,7 @@ class RefinementMethods:
         n_draws: int = 50,
         n_tune: int = 100,
         n_local: int = 1,
+        n_proposals: int = 1,
         n_leapfrog: int = 16,
         target_acceptance: float = 0.8,
         random_state: RandomState = None,
@@ -62,15 +63,16 @@ class RefinementMethods:
         n_chains : int
             Chains, run together.
         n_draws : int
-            Networks that each chain records, one after every proposal.
+            Networks that each chain records, one after every round.
         n_tune : int
-            Trajectories before that, which tune step sizes and masses and are not recorded.
-        n_local : int
-            Trajectories between two proposals.
+            Trajectories before that, which tune step size and masses and are not recorded.
+        n_local, n_proposals : int
+            Trajectories, and proposals after them, of every round. Proposals need no gradients, but
+            densities of the flow.
         n_leapfrog : int
             Mean number of gradients of a trajectory.
         target_acceptance : float in (0, 1)
-            To which step sizes are tuned.
+            To which the step size is tuned.
         random_state : int, RandomState or None
         verbose : bool
             Whether to show a progress bar.
@@ -79,9 +81,9 @@ class RefinementMethods:
         -------
         WeightPopulation
             Sorted by chain, then draw. Its metrics are those of `sample_population`, and
-            "proposal_acceptance" and "proposal_accepted": the probability that the last proposal
-            was accepted, and whether it was. `acceptance` counts trajectories that would leave the
-            aligned order as rejected.
+            "proposal_acceptance" and "proposal_accepted": the mean probability that a proposal of
+            the round was accepted, and whether one was. "acceptance" is that of energies; besides,
+            trajectories that would leave the aligned order are rejected.
 
         Raises
         ------
@@ -119,6 +121,7 @@ class RefinementMethods:
             ("n_draws", n_draws, 1),
             ("n_tune", n_tune, 0),
             ("n_local", n_local, 1),
+            ("n_proposals", n_proposals, 1),
         ):
             check_integer(name, value, low)
         self._check_can_refine()
@@ -134,6 +137,7 @@ class RefinementMethods:
             start,
             generator,
             n_local,
+            n_proposals,
             n_leapfrog=n_leapfrog,
             target_acceptance=target_acceptance,
         )

@@ -11,7 +11,8 @@ accepted by the Metropolis rule for independent proposals (Tierney 1994, section
 Both leave the posterior :math:`\pi` invariant whatever the flow is; a good one moves chains between
 modes in a single step, a bad one is only rejected. Hidden neurons may trade places, and alignment
 chooses one order. The posterior is restricted to networks that are aligned as they are: a move that
-ends elsewhere is rejected, so that no order is counted twice.
+ends elsewhere is rejected, so that no order is counted twice. Global moves need no gradients: after
+every few local ones there may be many, whose densities are found together.
 """
 
 from __future__ import annotations
@@ -95,6 +96,13 @@ class ChartPosterior:
         )
         return value + log_prior.detach() + self._log_volume, gradient
 
+    @torch.no_grad()
+    def value(self, points: Tensor) -> Tensor:
+        """Log density ``(n,)`` alone."""
+        weights = self.chart.to_weights(points)
+        log_prior = self.log_prior(points, weights)
+        return self.log_likelihood(weights) + log_prior + self._log_volume
+
 
 @dataclass(frozen=True)
 class Refined:
@@ -119,8 +127,8 @@ class Refinement:
     proposer : Proposer
     start : Tensor of shape (n_chains, n_coordinates)
     generator : torch.Generator
-    n_local : int
-        Trajectories between two proposals.
+    n_local, n_proposals : int
+        Trajectories, and proposals after them, of every round.
     **options
         Of `GeodesicHMC`.
     """
@@ -132,12 +140,14 @@ class Refinement:
         start: Tensor,
         generator: torch.Generator,
         n_local: int,
+        n_proposals: int,
         **options: float,
     ) -> None:
-        self._target, self._proposer = target, proposer
-        self._generator, self._n_local = generator, n_local
-        manifold = target.chart.manifold
-        self._local = GeodesicHMC(target, start, generator, manifold, **options)
+        self._target, self._proposer, self._generator = target, proposer, generator
+        self._n_local, self._n_proposals = n_local, n_proposals
+        self._local = GeodesicHMC(
+            target, start, generator, target.chart.manifold, proposer.is_aligned, **options
+        )
         if not self._local.position.value.isfinite().any():
             raise ValueError(
                 f"prior and likelihood must give finite log densities, got none for the "
@@ -145,16 +155,14 @@ class Refinement:
             )
 
     def tune(self, n_steps: int, report: Callable[[int], object]) -> None:
-        """Tune step sizes and masses; after that hidden neurons are in the order of the flow."""
+        """Tune step sizes and masses."""
         self._local.tune(n_steps, report)
-        points = self._proposer.align(self._local.position.weights)
-        self._local.position = Position.at(self._target, points)
 
     def run(self, n_draws: int, report: Callable[[int], object]) -> Refined:
-        """Record one network per chain after every round of local moves and a proposal."""
+        """Record one network per chain after every round of local moves and proposals."""
         draws, columns = [], []
         for _ in range(n_draws):
-            local = [self._move_locally() for _ in range(self._n_local)]
+            local = [self._local.step() for _ in range(self._n_local)]
             proposed = self._move_globally()
             draws.append(self._target.chart.to_weights(self._local.position.weights))
             columns.append(self._describe(local, proposed))
@@ -162,43 +170,54 @@ class Refinement:
         metrics = {name: torch.stack([c[name] for c in columns], 1) for name in columns[0]}
         return Refined(torch.stack(draws, 1), metrics)
 
-    def _move_locally(self) -> Transition:
-        start = self._local.position
-        transition = self._local.step()
-        inside = self._proposer.is_aligned(self._local.position.weights)
-        self._local.position = self._local.position.where(inside, start)
-        return transition._replace(acceptance=transition.acceptance * inside)
-
     def _move_globally(self) -> dict[str, Tensor]:
-        """Metropolis test of a proposal; log densities and the probability of acceptance."""
+        """Metropolis tests of the proposals of all chains; what became of them, ``(n_chains,)``."""
         current = self._local.position
-        points, log_q_new = self._proposer.draw(len(current.weights))
-        new = Position.at(self._target, points)
-        log_q = self._proposer.log_density(current.weights)
-        log_ratio = new.value - current.value + log_q - log_q_new
+        x, ratio = current.weights, current.value - self._proposer.log_density(current.weights)
         # From where the posterior vanishes any network of positive density is welcome.
-        log_ratio = torch.where(current.value.isfinite(), log_ratio, 0.0)
-        usable = new.value.isfinite() & log_ratio.isfinite() & self._proposer.is_aligned(points)
-        probability = torch.where(usable, log_ratio.clamp(max=0).exp(), 0.0)
-        uniform = torch.rand(
-            probability.shape,
-            generator=self._generator,
-            dtype=probability.dtype,
-            device=probability.device,
+        ratio = torch.where(current.value.isfinite(), ratio, -torch.inf)
+        points, ratios = self._propose(len(x))
+        moved, probabilities = torch.zeros_like(ratio, dtype=torch.bool), []
+        for new, new_ratio in zip(points, ratios, strict=True):
+            probability = (new_ratio - ratio).clamp(max=0).exp()
+            probabilities.append(torch.where(new_ratio > -torch.inf, probability, 0.0))
+            accepted = self._draw_uniform(ratio) < probabilities[-1]
+            x = torch.where(accepted[:, None], new, x)
+            ratio = torch.where(accepted, new_ratio, ratio)
+            moved |= accepted
+        if moved.any():
+            weights, value, gradient = (part.clone() for part in current)
+            weights[moved], value[moved], gradient[moved] = Position.at(self._target, x[moved])
+            self._local.position = Position(weights, value, gradient)
+        acceptance = torch.stack(probabilities).mean(0)
+        return {"proposal_acceptance": acceptance, "proposal_accepted": moved}
+
+    def _propose(self, n_chains: int) -> tuple[Tensor, Tensor]:
+        """Points ``(n_proposals, n_chains, ...)`` and log of posterior over flow, for each chain.
+
+        The logarithm is minus infinity where the posterior vanishes or a point is not aligned.
+        """
+        points, log_q = self._proposer.draw(self._n_proposals * n_chains)
+        log_ratio = self._target.value(points) - log_q
+        usable = log_ratio.isfinite() & self._proposer.is_aligned(points)
+        log_ratio = torch.where(usable, log_ratio, -torch.inf)
+        shape = self._n_proposals, n_chains
+        return points.unflatten(0, shape), log_ratio.unflatten(0, shape)
+
+    def _draw_uniform(self, like: Tensor) -> Tensor:
+        return torch.rand(
+            like.shape, generator=self._generator, dtype=like.dtype, device=like.device
         )
-        accepted = uniform < probability
-        self._local.position = new.where(accepted, current)
-        return {"proposal_acceptance": probability, "proposal_accepted": accepted}
 
     def _describe(self, local: list[Transition], proposed: dict[str, Tensor]) -> dict[str, Tensor]:
         value = self._local.position.value
-        n_gradients = 1 + sum(transition.n_gradients for transition in local)
+        n_gradients = sum(transition.n_gradients for transition in local)
         return {
             "lp": value,
             "energy_error": local[-1].energy_error,
             "acceptance": torch.stack([t.acceptance for t in local]).mean(0),
             "diverging": torch.stack([t.diverging for t in local]).any(0),
-            "n_gradients": torch.full_like(value, n_gradients, dtype=torch.long),
+            "n_gradients": n_gradients + proposed["proposal_accepted"].long(),
             "step_size": self._local.step_size,
             **proposed,
         }

@@ -121,6 +121,15 @@ class RunningMoments:
         self._mean = self._mean + difference / self._n
         self._sum_of_squares = self._sum_of_squares + difference * (weights - self._mean)
 
+    def pool(self) -> RunningMoments:
+        """Moments of one chain that has been wherever one of these has."""
+        pooled = RunningMoments(self._mean[:1])
+        pooled._n = self._n * len(self._mean)
+        pooled._mean = self._mean.mean(0, keepdim=True)
+        between = self._n * (self._mean - pooled._mean).square()
+        pooled._sum_of_squares = (self._sum_of_squares + between).sum(0, keepdim=True)
+        return pooled
+
     def variance(self) -> Tensor:
         """Variance ``(n_chains, n_weights)``; zero after fewer than two positions."""
         return self._sum_of_squares / max(1, self._n - 1)

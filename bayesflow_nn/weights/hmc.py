@@ -160,7 +160,7 @@ class HMC:
         moments = RunningMoments(self.position.weights)
         for i in range(n_steps):
             self.step_size = averaging.step_size
-            averaging.update(self.step().acceptance)
+            averaging.update(self._pool(self.step().acceptance))
             if ends and ends[0] <= i < ends[-1]:
                 moments.update(self.position.weights)
             if i in ends[1:]:
@@ -183,7 +183,8 @@ class HMC:
         uniform = torch.rand(
             error.shape, generator=self._generator, dtype=error.dtype, device=error.device
         )
-        self.position = end.position.where(uniform < acceptance, start)
+        accepted = self._admitted(uniform < acceptance, end.position.weights)
+        self.position = end.position.where(accepted, start)
         return Transition(error, acceptance, error > _LARGEST_ERROR, n_steps)
 
     def _integrate(
@@ -197,6 +198,14 @@ class HMC:
             inverse_mass=self.inverse_mass,
             n_steps=n_steps,
         )
+
+    def _admitted(self, accepted: Tensor, weights: Tensor) -> Tensor:
+        """Which of the accepted ends of trajectories lie where the chains may go."""
+        return accepted
+
+    def _pool(self, acceptance: Tensor) -> Tensor:
+        """Acceptance probabilities from which the step size of every chain learns."""
+        return acceptance
 
     def _learn_inverse_mass(self, moments: RunningMoments) -> Tensor:
         return moments.shrunken_variance()
@@ -232,10 +241,10 @@ class HMC:
 def _window_ends(n_steps: int) -> list[int]:
     """Ends of the windows of mass adaptation; the first entry is where they begin.
 
-    The first 15 % and the last 10 % of the steps tune the step size alone. Too few steps tune no
-    masses.
+    The first 15 % of the steps, and the last 10 % or ten, tune the step size alone. Too few steps
+    tune no masses.
     """
-    first, last = round(0.15 * n_steps), round(0.9 * n_steps)
+    first, last = round(0.15 * n_steps), min(round(0.9 * n_steps), n_steps - 10)
     if last - first < 10:
         return []
     lengths = (_FIRST_WINDOW * 2**i for i in itertools.count())
