@@ -68,7 +68,8 @@ class RefinementMethods:
             Trajectories before that, which tune step size and masses and are not recorded.
         n_local, n_proposals : int
             Trajectories, and proposals after them, of every round. Proposals need no gradients, but
-            densities of the flow.
+            densities of the flow. Without any the flow only gives chains their starts: a first
+            step from a flow whose networks are far from the posterior.
         n_leapfrog : int
             Mean number of gradients of a trajectory.
         target_acceptance : float in (0, 1)
@@ -81,8 +82,8 @@ class RefinementMethods:
         -------
         WeightPopulation
             Sorted by chain, then draw. Its metrics are those of `sample_population`, and
-            "proposal_acceptance" and "proposal_accepted": the mean probability that a proposal of
-            the round was accepted, and whether one was. "acceptance" is that of energies; besides,
+            with proposals "proposal_acceptance" and "proposal_accepted": the mean probability that
+            one of the round was accepted, and whether any was. "acceptance" is that of energies; besides,
             trajectories that would leave the aligned order are rejected.
 
         Raises
@@ -121,7 +122,7 @@ class RefinementMethods:
             ("n_draws", n_draws, 1),
             ("n_tune", n_tune, 0),
             ("n_local", n_local, 1),
-            ("n_proposals", n_proposals, 1),
+            ("n_proposals", n_proposals, 0),
         ):
             check_integer(name, value, low)
         self._check_can_refine()

@@ -163,7 +163,7 @@ class Refinement:
         draws, columns = [], []
         for _ in range(n_draws):
             local = [self._local.step() for _ in range(self._n_local)]
-            proposed = self._move_globally()
+            proposed = self._move_globally() if self._n_proposals else {}
             draws.append(self._target.chart.to_weights(self._local.position.weights))
             columns.append(self._describe(local, proposed))
             report(1)
@@ -211,13 +211,15 @@ class Refinement:
 
     def _describe(self, local: list[Transition], proposed: dict[str, Tensor]) -> dict[str, Tensor]:
         value = self._local.position.value
-        n_gradients = sum(transition.n_gradients for transition in local)
+        n_gradients = torch.full_like(value, sum(t.n_gradients for t in local), dtype=torch.long)
+        if proposed:
+            n_gradients += proposed["proposal_accepted"]
         return {
             "lp": value,
             "energy_error": local[-1].energy_error,
             "acceptance": torch.stack([t.acceptance for t in local]).mean(0),
             "diverging": torch.stack([t.diverging for t in local]).any(0),
-            "n_gradients": n_gradients + proposed["proposal_accepted"].long(),
+            "n_gradients": n_gradients,
             "step_size": self._local.step_size,
             **proposed,
         }
