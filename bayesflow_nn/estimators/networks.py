@@ -97,7 +97,8 @@ class FlowBNN(BaseEstimator):
     def _hold_out(
         self, X: np.ndarray, y: np.ndarray, stratify: np.ndarray | None = None
     ) -> list[np.ndarray]:
-        n = max(1, round(self.validation_fraction * len(X)))
+        least = 1 if stratify is None else len(np.unique(stratify))
+        n = max(least, round(self.validation_fraction * len(X)))
         if n >= len(X):
             raise ValueError(
                 f"validation_fraction must leave inputs to train on, got "

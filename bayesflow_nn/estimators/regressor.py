@@ -189,10 +189,10 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
 
     def _check_n_targets(self, y: np.ndarray) -> None:
         n_targets = None if y.ndim == 1 else y.shape[1]
-        if self._goes_on and n_targets != self.n_targets_:
-            expected = "" if self.n_targets_ is None else f" {self.n_targets_}"
+        if self._goes_on and (n_targets or 1) != (self.n_targets_ or 1):
             raise ValueError(
-                f"y must have shape (n_inputs,{expected}), as in the last fit, got {y.shape}."
+                f"y must have {self.n_targets_ or 1} target(s) per input, as in the last fit, got "
+                f"shape {y.shape}."
             )
         self.n_targets_ = n_targets
 

@@ -56,6 +56,14 @@ def test_early_stopping_judges_by_stratified_inputs():
     assert set(model.population_.metrics) == {"best_epoch", "n_epochs", "nll", "accuracy"}
 
 
+def test_every_class_is_held_out():
+    X, y = IRIS[0][::10], IRIS[1][::10]  # of 15 inputs a tenth would be two
+    model = FlowBNNClassifier(early_stopping=True, **FAST).fit(X, y)
+    assert model.seen_inputs_.n_seen == 12
+    with pytest.raises(ValueError, match="validation_fraction must leave inputs to train on"):
+        FlowBNNClassifier(early_stopping=True, **FAST).fit(IRIS[0][[0, 60]], [0, 1])
+
+
 def test_a_regression_holds_out_one_set_for_noise_and_stopping():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(100, 2))
@@ -221,5 +229,5 @@ def test_what_cannot_go_on_is_named():
     with pytest.raises(ValueError, match="warm_start must be one of .*got 2"):
         FlowBNNClassifier(warm_start=2, **FAST).fit(X, y)
     regressor = FlowBNNRegressor(**FAST).fit(X, X[:, :2])
-    with pytest.raises(ValueError, match=r"y must have shape \(n_inputs, 2\), as in the last fit"):
+    with pytest.raises(ValueError, match=r"y must have 2 target.s. per input, as in the last fit"):
         regressor.partial_fit(X, y)
