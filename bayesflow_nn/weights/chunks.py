@@ -83,7 +83,7 @@ def train_in_chunks(
     verbose : bool
         Whether to show a progress bar.
     held_out : TrainingData, optional
-        What early stopping judges by.
+        What early stopping judges by; without it every network is trained to the end.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def train_in_chunks(
     n_draws = len(recipe.snapshots(data.n_inputs))
     out = initial.new_empty(n_networks, n_draws, n_weights)
     epochs = {}
-    if recipe.early_stopping:
+    if held_out is not None:
         epochs = {name: torch.empty(n_networks).long() for name in ("best_epoch", "n_epochs")}
     chunks = _plan_chunks(architecture, data, recipe, initial, chunk_size)
     with tqdm(total=n_networks * recipe.n_epochs, unit="epoch", disable=not verbose) as bar:
@@ -101,23 +101,10 @@ def train_in_chunks(
         @torch.inference_mode()
         def train(chunk: range) -> None:
             rows = slice(chunk.start, chunk.stop)
-            shared = recipe.minibatches == "shared"
-            networks = _make_networks(architecture, initial[rows], data, recipe)
-            order = MinibatchOrder(
-                recipe.seed,
-                chunk,
-                n_inputs=data.n_inputs,
-                batch_size=recipe.batch_size,
-                shared=shared,
-            )
-            stopping = None
-            if recipe.early_stopping:
-                stopping = EarlyStopping(
-                    architecture, held_out, recipe.n_iter_no_change, recipe.tol
-                )
+            stopping = _make_early_stopping(architecture, held_out, recipe)
             train_chunk(
-                networks,
-                order,
+                _make_networks(architecture, initial[rows], data, recipe),
+                _make_order(chunk, data, recipe),
                 recipe,
                 data.n_inputs,
                 out[rows],
@@ -240,6 +227,24 @@ def _make_networks(
             n_orders=1 if recipe.minibatches == "shared" else len(weights),
         )
     return ModuleNetworks(architecture, weights, data.X, data.y, resolve_loss(data.loss))
+
+
+def _make_order(chunk: range, data: TrainingData, recipe: Recipe) -> MinibatchOrder:
+    return MinibatchOrder(
+        recipe.seed,
+        chunk,
+        n_inputs=data.n_inputs,
+        batch_size=recipe.batch_size,
+        shared=recipe.minibatches == "shared",
+    )
+
+
+def _make_early_stopping(
+    architecture: Architecture, held_out: TrainingData | None, recipe: Recipe
+) -> EarlyStopping | None:
+    if held_out is None:
+        return None
+    return EarlyStopping(architecture, held_out, recipe.n_iter_no_change, recipe.tol)
 
 
 def _n_workers(data: TrainingData) -> int:

@@ -181,7 +181,8 @@ def train_population(
     _warn_of_evaluation_mode(architecture)
     initial = _initial_weights(architecture, init, init_variance, n_networks, recipe.seed, data.X)
     size = None if chunk_size == "auto" else chunk_size
-    trained = train_in_chunks(architecture, data, recipe, initial, size, verbose, held_out)
+    judge = held_out if early_stopping else None
+    trained = train_in_chunks(architecture, data, recipe, initial, size, verbose, judge)
     weights = trained.weights
     diverged = ~torch.isfinite(weights).flatten(1).all(dim=1)
     if diverged.any():
