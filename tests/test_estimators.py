@@ -1,10 +1,9 @@
 """FlowBNNClassifier and FlowBNNRegressor as scikit-learn sees them, and against their own parts."""
 
-import functools
-
 import numpy as np
 import pytest
 import torch
+from fast_estimators import FAST
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 from scipy.stats import norm
@@ -18,21 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
-from bayesflow_nn import FlowBNNClassifier, FlowBNNRegressor, FlowPosterior
-from bayesflow_nn.velocity import MLPVelocity
+from bayesflow_nn import FlowBNNClassifier, FlowBNNRegressor
 from bayesflow_nn.weights import HeteroscedasticNormal
 
-TINY = functools.partial(MLPVelocity, hidden_size=16, n_blocks=1)
-# Thirty epochs of 24 small networks and 20 steps of a flow pass scikit-learn's bars of quality.
-FAST = {
-    "hidden_layer_sizes": (8,),
-    "learning_rate_init": 2e-2,
-    "max_iter": 30,
-    "n_networks": 24,
-    "n_samples": 12,
-    "posterior": FlowPosterior(geometry="euclidean", velocity=TINY, max_iter=20, n_steps=4),
-    "random_state": 0,
-}
 CHECKED = [FlowBNNClassifier(**FAST), FlowBNNRegressor(**FAST)]
 
 
@@ -180,7 +167,8 @@ def test_several_targets_keep_their_columns(line):
         ({"alpha": -1.0}, ValueError, "alpha must be finite and >= 0"),
         ({"posterior": 3}, TypeError, "posterior must be a FlowPosterior.*got int"),
         ({"noise": "none"}, ValueError, "noise must be one of"),
-        ({"validation_fraction": 1.0}, ValueError, "validation_fraction must leave inputs"),
+        ({"validation_fraction": 1.0}, ValueError, r"validation_fraction must be .* in \(0, 1\)"),
+        ({"validation_fraction": 0.999}, ValueError, "validation_fraction must leave inputs"),
     ],
 )
 def test_bad_parameters_are_named(line, options, error, message):

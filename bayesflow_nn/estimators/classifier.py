@@ -6,13 +6,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
 from bayesflow_nn import predictive
 from bayesflow_nn.estimators.networks import FlowBNN
+from bayesflow_nn.estimators.population import Data
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.predictive import Uncertainty
 from bayesflow_nn.weights.random_state import RandomState
+from bayesflow_nn.weights.soft_targets import SoftCategorical
 
 
 class FlowBNNClassifier(ClassifierMixin, FlowBNN):
@@ -24,23 +27,54 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         Neurons of every hidden layer.
     activation : str
         As in :meth:`bayesflow_nn.Architecture.mlp`.
-    alpha : float
+    module : torch.nn.Module or None
+        A network of any kind instead of a perceptron of `hidden_layer_sizes` and `activation`,
+        which are not used then. It is copied; its own weights do not matter. Inputs may have more
+        than two dimensions, as the module takes them. It must have one output per class.
+    population : {"ensemble", "mcmc"}
+        What the flow learns from: networks that are trained from different initial weights, or
+        draws of the posterior by Markov chains (microcanonical Langevin), each of which starts at a
+        trained network. Chains are closer to the posterior and evaluate all data in each step.
+    alpha : float or "auto"
         Precision of a normal prior on all weights: the loss of n inputs has ``alpha / 2 |w|^2``
-        beside the sum of their negative log likelihoods.
+        beside the sum of their negative log likelihoods. "auto" is 1e-4 for an ensemble, which is
+        nearly no prior, and 1 for chains, which draw from what the prior leaves open.
     learning_rate_init : float
         Step size of Adam.
     max_iter : int
-        Epochs of every network.
+        Epochs of every network, at most so many with `early_stopping`.
     batch_size : int
     n_networks : int
-        Networks trained, from which the flow learns.
+        Networks from which the flow learns. Chains record as many, rounded up to whole draws:
+        ``ceil(n_networks / n_chains)`` each.
+    n_chains : int
+        Chains of ``population="mcmc"``, and networks trained for them.
+    n_tune : int
+        Steps of every chain before it records, to forget its start and to tune itself.
+    thinning : int
+        Steps from one recorded network to the next.
     n_samples : int
         Networks drawn from the flow, whose predictions are averaged.
     posterior : FlowPosterior or None
-        Cloned and fitted to the networks. By default one of 300 steps, on spheres for classifiers
-        with ReLU and four inputs or more, else in flat space.
+        Cloned and fitted to the networks. By default one of 300 steps, on spheres for
+        perceptrons that classify with ReLU and have four inputs or more, else in flat space.
     standardize : bool
-        Whether inputs are scaled to mean zero and variance one.
+        Whether inputs are scaled to mean zero and variance one: every feature of rows, and every
+        channel, the second dimension, of inputs with more dimensions. Integers that a module is to
+        look up, as tokens, take False and reach it as they are.
+    early_stopping : bool
+        Whether every network keeps its best epoch on held-out inputs and stops when it stalls, as
+        scikit-learn's `MLPClassifier` does, by the loss. Each network is judged for itself. Chains
+        start at such networks and see the held-out inputs too.
+    validation_fraction : float
+        Share of the inputs that is held out.
+    n_iter_no_change : int
+        Epochs in a row with a gain below `tol` after which a network stops.
+    tol : float
+        In nats per input.
+    warm_start : bool
+        Whether another `fit` goes on from the networks of the last one, in its units of inputs; if
+        more are asked for, the flow draws the others. The flow itself is fitted anew.
     random_state : int, RandomState or None
     verbose : bool
 
@@ -48,16 +82,27 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
     ----------
     classes_ : ndarray of shape (n_classes,)
     population_ : WeightPopulation
-        The trained networks, which see scaled inputs.
+        The networks the flow learned from, which see scaled inputs. After early stopping its
+        metrics tell the "best_epoch" and the "n_epochs" of each trained network.
     posterior_ : FlowPosterior
     networks_ : ndarray of shape (n_samples, n_weights)
         What predictions average over.
     scaler_ : StandardScaler or None
-    fit_times_ : dict from "train", "flow" and "sample" to float
+        Of features or channels.
+    seen_inputs_ : SeenInputs
+        At most 1,024 scaled inputs of all data so far, for `partial_fit`, and the number of all.
+    alpha_ : float
+        Precision that was used.
+    fit_times_ : dict from "train", "chains" (of "mcmc"), "flow" and "sample" to float
         Seconds.
     n_iter_ : int
-        Epochs of every network.
+        Epochs of training, of the network that took most.
     n_features_in_ : int
+        Length of the second dimension of `X`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Only if `X` had names.
+    input_shape_ : tuple
+        Shape of one input.
 
     Examples
     --------
@@ -77,27 +122,47 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         hidden_layer_sizes: tuple[int, ...] = (16, 16),
         activation: str = "relu",
         *,
-        alpha: float = 1e-4,
+        module: nn.Module | None = None,
+        population: str = "ensemble",
+        alpha: float | str = "auto",
         learning_rate_init: float = 1e-3,
         max_iter: int = 50,
         batch_size: int = 32,
         n_networks: int = 2000,
+        n_chains: int = 10,
+        n_tune: int = 2000,
+        thinning: int = 8,
         n_samples: int = 100,
         posterior: FlowPosterior | None = None,
         standardize: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        warm_start: bool = False,
         random_state: RandomState = None,
         verbose: bool = False,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
+        self.module = module
+        self.population = population
         self.alpha = alpha
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.n_networks = n_networks
+        self.n_chains = n_chains
+        self.n_tune = n_tune
+        self.thinning = thinning
         self.n_samples = n_samples
         self.posterior = posterior
         self.standardize = standardize
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
 
@@ -106,7 +171,7 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
 
         Parameters
         ----------
-        X : array of shape (n_inputs, n_features)
+        X : array of shape (n_inputs, n_features), or as the module takes it
         y : array of shape (n_inputs,)
             Labels, at least two different ones, of any kind.
 
@@ -115,17 +180,77 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         ValueError, TypeError
             If data or a parameter are wrong; the message says which and what to do.
         """
-        self._check_settings()
-        X, y = validate_data(self, X, y, dtype=np.float64)
+        self._begin(goes_on=self.warm_start)
+        return self._fit_labels(X, y, None)
+
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
+    ) -> FlowBNNClassifier:
+        """Update the posterior with new data; the old data are not needed.
+
+        Training, or chains, go on from draws of the old posterior. That enters as well through the
+        class probabilities it predicts at the inputs it has seen, each weighted by the number of
+        inputs it stands for: where old data were, networks keep what they knew. See
+        :mod:`bayesflow_nn.estimators.seen_inputs`. The units of inputs stay those of the first
+        call; there is no early stopping. Each call trains `max_iter` epochs and fits a new flow.
+
+        Parameters
+        ----------
+        X : array of shape (n_inputs, n_features), or as the module takes it
+        y : array of shape (n_inputs,)
+            Labels, all of them among the classes of the first call.
+        classes : array of shape (n_classes,), optional
+            All labels that there will ever be, for the first call.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If data or a parameter are wrong; the message says which and what to do.
+        """
+        self._begin(goes_on=True)
+        return self._fit_labels(X, y, classes, update=self._goes_on)
+
+    def _fit_labels(
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None, update: bool = False
+    ) -> FlowBNNClassifier:
+        X, y = self._read_data(X, y)
         check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        labels = self._read_labels(y, classes)
+        X, held_out = self._scale_inputs(X), None
+        if self.early_stopping and not update:
+            X, X_held_out, labels, held_out_labels = self._hold_out(X, labels, stratify=labels)
+            held_out = X_held_out, held_out_labels
+        self._fit_networks(X, labels, len(self.classes_), "cross_entropy", held_out, update)
+        return self
+
+    def _read_labels(self, y: np.ndarray, classes: ArrayLike | None) -> np.ndarray:
+        """Places of labels in `classes_`, which the first data, or `classes`, decide."""
+        if classes is not None:
+            classes = np.unique(classes)
+        if not self._goes_on:
+            self.classes_ = np.unique(y) if classes is None else classes
+        elif classes is not None and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"classes must be those of the first call, {self.classes_}, got {classes}."
+            )
         if len(self.classes_) < 2:
             raise ValueError(
                 f"y must hold at least 2 classes, got one class, {self.classes_[0]!r}; nothing "
                 f"can be told apart."
             )
-        self._fit_networks(self._scale_inputs(X), labels, len(self.classes_), "cross_entropy")
-        return self
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y must hold labels among {self.classes_}, got {unknown}; pass all classes to the "
+                f"first partial_fit, or fit a clone."
+            )
+        return np.searchsorted(self.classes_, y)
+
+    def _join_old_data(self, data: Data) -> Data:
+        inputs, count = self.seen_inputs_.inputs, self.seen_inputs_.count
+        proba = self._average_old(predictive.predict_proba)
+        y = np.concatenate([count * proba, np.eye(len(self.classes_))[data.y]])
+        return Data(np.concatenate([inputs, data.X]), y, SoftCategorical())
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Class probabilities ``(n_inputs, n_classes)``, averaged over networks."""
@@ -149,3 +274,5 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         See :mod:`bayesflow_nn.predictive.uncertainty`.
         """
         return self._average(predictive.predict_uncertainty, X)
+
+    _output_meaning = "one per class"

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, clone
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
 
+from bayesflow_nn.estimators.inputs import fit_scaler, scale_inputs
+from bayesflow_nn.estimators.population import Data, draw_chains, known_likelihood, train_networks
+from bayesflow_nn.estimators.seen_inputs import remember
+from bayesflow_nn.estimators.settings import check_settings, read_precision
 from bayesflow_nn.posterior import FlowPosterior
-from bayesflow_nn.weights import (
-    Architecture,
-    Likelihood,
-    WeightPopulation,
-    train_population,
-)
+from bayesflow_nn.weights import Architecture, Likelihood
 from bayesflow_nn.weights.random_state import draw_seed
-from bayesflow_nn.weights.validation import check_integer, check_real
 
 _LEAST_FEATURES = 4
 """From how many inputs on neurons of classifiers live on spheres by default. Directions of two
@@ -34,68 +35,166 @@ class FlowBNN(BaseEstimator):
     """What both estimators do with scaled inputs and targets, and with their common parameters."""
 
     def _check_settings(self) -> None:
-        check_integer("n_networks", self.n_networks, low=2)
-        check_integer("n_samples", self.n_samples)
-        check_integer("max_iter", self.max_iter)
-        check_integer("batch_size", self.batch_size)
-        check_real("alpha", self.alpha, 0)
-        check_real("learning_rate_init", self.learning_rate_init, 0, strict=True)
-        if self.posterior is not None and not isinstance(self.posterior, FlowPosterior):
-            raise TypeError(
-                f"posterior must be a FlowPosterior, which is cloned, or None, got "
-                f"{type(self.posterior).__name__}."
+        check_settings(self.get_params(deep=False))
+
+    @property
+    def _is_fitted(self) -> bool:
+        return hasattr(self, "networks_")
+
+    def _begin(self, goes_on: bool) -> None:
+        """Check the parameters, and forget the last fit unless this one goes on from it."""
+        self._check_settings()
+        self._goes_on = goes_on and self._is_fitted
+        self.alpha_ = read_precision(self.alpha, self.population)
+
+    def _read_data(self, X: ArrayLike, y: ArrayLike, **checks: Any) -> tuple[np.ndarray, ...]:
+        return self._check_shape(
+            *validate_data(self, X, y, reset=not self._goes_on, **self._input_checks, **checks),
+            reset=not self._goes_on,
+        )
+
+    @property
+    def _input_checks(self) -> dict[str, Any]:
+        if self.module is None:
+            return {"dtype": np.float64}
+        return {"dtype": "numeric", "allow_nd": True}
+
+    def _check_shape(self, X: np.ndarray, *y: np.ndarray, reset: bool) -> tuple[np.ndarray, ...]:
+        """Inputs of more dimensions than those that scikit-learn compares."""
+        if reset:
+            self.input_shape_ = X.shape[1:]
+        elif X.shape[1:] != self.input_shape_:
+            raise ValueError(
+                f"X must have shape (n_inputs, {', '.join(map(str, self.input_shape_))}), as in "
+                f"fit, got {X.shape}."
             )
+        return X, *y
 
     def _scale_inputs(self, X: np.ndarray) -> np.ndarray:
-        self.scaler_ = StandardScaler().fit(X) if self.standardize else None
+        if not self._goes_on:
+            self.scaler_ = fit_scaler(X) if self.standardize else None
         return self._scaled(X)
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
-        return (X if self.scaler_ is None else self.scaler_.transform(X)).astype(np.float32)
+        if self.scaler_ is not None:
+            X = scale_inputs(self.scaler_, X)
+        # Integers reach a module as they are: it may look them up.
+        return X if X.dtype.kind in "iu" else X.astype(np.float32)
 
     def _average(self, average: Callable, X: ArrayLike, **arguments: Any) -> Any:
         """What a function of `predictive` makes of the networks, scaled inputs and more."""
         check_is_fitted(self)
-        inputs = self._scaled(validate_data(self, X, reset=False, dtype=np.float64))
-        return average(self.population_.architecture, self.networks_, inputs, **arguments)
+        X = validate_data(self, X, reset=False, **self._input_checks)
+        (X,) = self._check_shape(X, reset=False)
+        architecture, inputs = self.population_.architecture, self._scaled(X)
+        return average(architecture, self.networks_, inputs, **arguments)
+
+    def _average_old(self, average: Callable, **arguments: Any) -> Any:
+        """What a function of `predictive` makes of the old population at the inputs it has seen."""
+        population, inputs = self.population_, self.seen_inputs_.inputs
+        return average(population.architecture, population.weights.numpy(), inputs, **arguments)
+
+    def _hold_out(
+        self, X: np.ndarray, y: np.ndarray, stratify: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        least = 1 if stratify is None else len(np.unique(stratify))
+        n = max(least, round(self.validation_fraction * len(X)))
+        if n >= len(X):
+            raise ValueError(
+                f"validation_fraction must leave inputs to train on, got "
+                f"{self.validation_fraction:g} with n_samples={len(X)}."
+            )
+        seed = draw_seed(self.random_state) % 2**32
+        return train_test_split(X, y, test_size=n, random_state=seed, stratify=stratify)
 
     def _fit_networks(
-        self, X: np.ndarray, y: np.ndarray, n_outputs: int, loss: str | Likelihood
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        n_outputs: int,
+        loss: str | Likelihood,
+        held_out: tuple[np.ndarray, np.ndarray] | None = None,
+        update: bool = False,
     ) -> None:
-        """Train the population, fit the flow and draw the networks of the average."""
-        seed = draw_seed(self.random_state) % 2**32
-        hidden = np.atleast_1d(self.hidden_layer_sizes).tolist()
-        start = time.perf_counter()
-        self.population_: WeightPopulation = train_population(
-            Architecture.mlp([X.shape[1], *hidden, n_outputs], self.activation),
-            X,
-            y,
-            n_networks=self.n_networks,
-            loss=loss,
-            learning_rate=self.learning_rate_init,
-            weight_decay=self.alpha / len(X),
-            n_epochs=self.max_iter,
-            batch_size=min(self.batch_size, len(X)),
-            random_state=seed,
-            verbose=self.verbose,
-        )
-        self.n_iter_ = self.max_iter
-        trained = time.perf_counter()
-        self.posterior_ = self._make_posterior(X.shape[1], seed).fit(self.population_)
-        fitted = time.perf_counter()
-        self.networks_ = self.posterior_.sample(self.n_samples, random_state=seed)
-        self.fit_times_ = {
-            "train": trained - start,
-            "flow": fitted - trained,
-            "sample": time.perf_counter() - fitted,
-        }
+        """Train the population, fit the flow and draw the networks of the average.
 
-    def _make_posterior(self, n_features: int, seed: int) -> FlowPosterior:
+        With `held_out` data the training stops early; with `update` the old networks count.
+        """
+        seed = draw_seed(self.random_state) % 2**32
+        architecture = self._make_architecture(X, n_outputs)
+        data = Data(X, y, loss, held_out)
+        if update:
+            data = self._join_old_data(data)
+        times = [time.perf_counter()]
+        starts = self._draw_starts(architecture, seed, update)
+        trained = train_networks(self, architecture, data, starts, seed)
+        self.n_iter_ = int(trained.metrics.get("n_epochs", torch.tensor(self.max_iter)).max())
+        times.append(time.perf_counter())
+        if self.population == "mcmc":
+            trained = draw_chains(self, trained, data, seed)
+            times.append(time.perf_counter())
+        if update:
+            trained = dataclasses.replace(trained, likelihood=known_likelihood(loss))
+        self.population_ = trained
+        self.posterior_ = self._make_posterior(architecture, seed).fit(trained)
+        times.append(time.perf_counter())
+        self.networks_ = self.posterior_.sample(self.n_samples, random_state=seed)
+        times.append(time.perf_counter())
+        stages = ("train", *(["chains"] if self.population == "mcmc" else []), "flow", "sample")
+        self.fit_times_ = dict(zip(stages, np.diff(times).tolist(), strict=True))
+        self.seen_inputs_ = remember(self.seen_inputs_ if update else None, X)
+
+    def _make_architecture(self, X: np.ndarray, n_outputs: int) -> Architecture:
+        if self.module is None:
+            hidden = np.atleast_1d(self.hidden_layer_sizes).tolist()
+            network = Architecture.mlp([X.shape[1], *hidden, n_outputs], self.activation)
+        else:
+            network = Architecture(self.module)
+        example = torch.tensor(X[:2])
+        if example.is_floating_point():
+            example = example.to(network.dtype)
+        network = Architecture(network.module, example)
+        if network.n_outputs != n_outputs:
+            raise ValueError(
+                f"module must have {n_outputs} outputs, {self._output_meaning}, got "
+                f"{network.n_outputs}."
+            )
+        module = self._add_noise(network.module)
+        network = network if module is network.module else Architecture(module, example)
+        if self._goes_on and network != self.population_.architecture:
+            raise ValueError(
+                f"warm_start and partial_fit go on with the networks of the last fit, "
+                f"{self.population_.architecture!r}, got {network!r}; fit a clone instead."
+            )
+        return network
+
+    def _add_noise(self, module: nn.Module) -> nn.Module:
+        """Return the module, with whatever weights the noise of targets has."""
+        return module
+
+    def _draw_starts(self, architecture: Architecture, seed: int, update: bool) -> Tensor | str:
+        """Initial weights: new ones, old networks, or draws of the old posterior."""
+        if not self._goes_on:
+            # Variance .1 is the recipe of [E25] for small perceptrons; modules have any size.
+            is_ensemble = self.module is None and self.population == "ensemble"
+            return "normal" if is_ensemble else "kaiming"
+        n = self.n_networks if self.population == "ensemble" else self.n_chains
+        old = self.population_
+        last = torch.cat([old.chain.diff() != 0, torch.tensor([True])])
+        weights = old.weights[last][: 0 if update else n]
+        n_missing = n - len(weights)
+        if n_missing:
+            drawn = self.posterior_.sample(n_missing, random_state=seed)
+            weights = torch.cat([weights, torch.as_tensor(drawn).to(weights)])
+        return weights
+
+    def _make_posterior(self, architecture: Architecture, seed: int) -> FlowPosterior:
         if self.posterior is None:
             on_spheres = (
                 self.population_.task == "classification"
-                and self.activation == "relu"
-                and n_features >= _LEAST_FEATURES
+                and architecture.is_mlp
+                and architecture.activation == "relu"
+                and architecture.sizes[0] >= _LEAST_FEATURES
             )
             posterior = FlowPosterior(
                 geometry="product_sphere" if on_spheres else "euclidean", max_iter=300

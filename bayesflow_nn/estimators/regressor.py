@@ -5,22 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
-from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
 from bayesflow_nn import predictive
 from bayesflow_nn.estimators.networks import FlowBNN
+from bayesflow_nn.estimators.population import Data
+from bayesflow_nn.estimators.seen_inputs import pool_noise
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.predictive import RegressionMoments
 from bayesflow_nn.predictive_distribution import draw_targets, fit_noise, predictive_quantiles
-from bayesflow_nn.weights import (
-    HeteroscedasticNormal,
-)
-from bayesflow_nn.weights.random_state import RandomState, draw_seed
-from bayesflow_nn.weights.validation import check_option, check_real
+from bayesflow_nn.weights import ConstantNoise, HeteroscedasticNormal, Normal
+from bayesflow_nn.weights.random_state import RandomState
+from bayesflow_nn.weights.soft_targets import SoftNormal, soft_normal_targets
+from bayesflow_nn.weights.validation import check_option
 
 NOISES = ("constant", "predicted")
 
@@ -34,18 +36,26 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
     ----------
     learning_rate_init : float
         Three times that of the classifier: few epochs of small data sets are few steps.
+    module : torch.nn.Module or None
+        Must have one output per target, and with ``noise="predicted"`` a second one for the
+        logarithm of its standard deviation, after all means.
     noise : {"constant", "predicted"}
-        Whether targets scatter with one standard deviation, fitted to held-out data, or with one
-        that every network predicts for every input.
+        Whether targets scatter with one standard deviation, or with one that every network predicts
+        for every input. The constant one is fitted to held-out inputs; of chains it is a weight of
+        every network (:class:`bayesflow_nn.weights.ConstantNoise`).
     validation_fraction : float
-        Share of the inputs that is held out for the constant noise.
+        Share of the inputs that is held out for the constant noise of an ensemble, and for
+        `early_stopping`.
+    tol : float
+        In squared scaled targets for an ensemble with constant noise, else in nats per input.
     standardize : bool
         Whether inputs and targets are scaled to mean zero and variance one.
 
     Attributes
     ----------
     likelihood_ : Likelihood
-        Of scaled targets.
+        Of scaled targets: ``Normal`` for an ensemble with constant noise, else
+        ``HeteroscedasticNormal``.
     target_scaler_ : StandardScaler or None
 
     Examples
@@ -68,31 +78,49 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
         hidden_layer_sizes: tuple[int, ...] = (16, 16),
         activation: str = "relu",
         *,
+        module: nn.Module | None = None,
+        population: str = "ensemble",
         noise: str = "constant",
-        validation_fraction: float = 0.1,
-        alpha: float = 1e-4,
+        alpha: float | str = "auto",
         learning_rate_init: float = 3e-3,
         max_iter: int = 50,
         batch_size: int = 32,
         n_networks: int = 2000,
+        n_chains: int = 10,
+        n_tune: int = 2000,
+        thinning: int = 8,
         n_samples: int = 100,
         posterior: FlowPosterior | None = None,
         standardize: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        warm_start: bool = False,
         random_state: RandomState = None,
         verbose: bool = False,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
+        self.module = module
+        self.population = population
         self.noise = noise
-        self.validation_fraction = validation_fraction
         self.alpha = alpha
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.n_networks = n_networks
+        self.n_chains = n_chains
+        self.n_tune = n_tune
+        self.thinning = thinning
         self.n_samples = n_samples
         self.posterior = posterior
         self.standardize = standardize
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
 
@@ -101,7 +129,7 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
 
         Parameters
         ----------
-        X : array of shape (n_inputs, n_features)
+        X : array of shape (n_inputs, n_features), or as the module takes it
         y : array of shape (n_inputs,) or (n_inputs, n_targets)
 
         Raises
@@ -109,21 +137,84 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
         ValueError, TypeError
             If data or a parameter are wrong; the message says which and what to do.
         """
-        self._check_settings()
+        self._begin(goes_on=self.warm_start)
+        return self._fit_targets(X, y)
+
+    def partial_fit(self, X: ArrayLike, y: ArrayLike) -> FlowBNNRegressor:
+        """Update the posterior with new data; the old data are not needed.
+
+        As :meth:`FlowBNNClassifier.partial_fit`: the old posterior enters through the means and
+        variances it predicts at the inputs it has seen. The units of targets stay those of the
+        first call as well. The constant noise of an ensemble is the root mean square of those of
+        all calls, weighted by their inputs.
+
+        Parameters
+        ----------
+        X : array of shape (n_inputs, n_features), or as the module takes it
+        y : array of shape (n_inputs,) or (n_inputs, n_targets)
+
+        Raises
+        ------
+        ValueError, TypeError
+            If data or a parameter are wrong; the message says which and what to do.
+        """
+        self._begin(goes_on=True)
+        return self._fit_targets(X, y, update=self._goes_on)
+
+    def _fit_targets(self, X: ArrayLike, y: ArrayLike, update: bool = False) -> FlowBNNRegressor:
         check_option("noise", self.noise, NOISES)
-        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
-        self.n_targets_ = None if y.ndim == 1 else y.shape[1]
-        X, targets = self._scale_inputs(X), self._scale_targets(y.reshape(len(y), -1))
-        if self.noise == "predicted":
-            self.likelihood_ = HeteroscedasticNormal(min_scale=1e-2)
-            self._fit_networks(X, targets, 2 * targets.shape[1], self.likelihood_)
+        X, y = self._read_data(X, y, multi_output=True, y_numeric=True)
+        self._check_n_targets(y)
+        X, y = self._scale_inputs(X), self._scale_targets(y.reshape(len(y), -1))
+        n_seen = self.seen_inputs_.n_seen if update else 0
+        fits_noise = self.population == "ensemble" and self.noise == "constant"
+        held_out = None
+        if fits_noise or (self.early_stopping and not update):
+            X, X_held_out, y, y_held_out = self._hold_out(X, y)
+            held_out = X_held_out, y_held_out
+        n_outputs = y.shape[1] * (1 if self.noise == "constant" else 2)
+        stops = held_out if self.early_stopping and not update else None
+        self._fit_networks(X, y, n_outputs, self._loss(), stops, update)
+        if not fits_noise:
+            self.likelihood_ = self._loss()
             return self
-        X, X_held_out, targets, held_out = self._hold_out(X, targets)
-        self._fit_networks(X, targets, targets.shape[1], "mse")
-        self.likelihood_ = fit_noise(
-            self.population_.architecture, self.networks_, X_held_out, held_out
-        )
+        noise = fit_noise(self.population_.architecture, self.networks_, *held_out)
+        self.likelihood_ = pool_noise(self.likelihood_, n_seen, noise, len(X)) if update else noise
         return self
+
+    def _loss(self) -> str | HeteroscedasticNormal:
+        if self.population == "mcmc":
+            return HeteroscedasticNormal()
+        return "mse" if self.noise == "constant" else HeteroscedasticNormal(min_scale=1e-2)
+
+    def _check_n_targets(self, y: np.ndarray) -> None:
+        n_targets = None if y.ndim == 1 else y.shape[1]
+        if self._goes_on and (n_targets or 1) != (self.n_targets_ or 1):
+            raise ValueError(
+                f"y must have {self.n_targets_ or 1} target(s) per input, as in the last fit, got "
+                f"shape {y.shape}."
+            )
+        self.n_targets_ = n_targets
+
+    def _add_noise(self, module: nn.Module) -> nn.Module:
+        if self.population == "mcmc" and self.noise == "constant":
+            return ConstantNoise(module, self.n_targets_ or 1)
+        return module
+
+    @property
+    def _output_meaning(self) -> str:
+        return "one per target" if self.noise == "constant" else "means and log scales of targets"
+
+    def _join_old_data(self, data: Data) -> Data:
+        inputs, count = self.seen_inputs_.inputs, self.seen_inputs_.count
+        moments = self._average_old(predictive.predictive_moments, likelihood=self.likelihood_)
+        old = torch.as_tensor(moments.mean), torch.as_tensor(moments.std).square()
+        y = torch.as_tensor(data.y).to(old[0])
+        new = soft_normal_targets(y, torch.zeros_like(y), 1.0)
+        # Squared errors, a mean over targets, are the log density of this scale, up to a constant.
+        likelihood = Normal((y.shape[1] / 2) ** 0.5) if data.loss == "mse" else data.loss
+        targets = torch.cat([soft_normal_targets(*old, count), new])
+        return Data(np.concatenate([inputs, data.X]), targets.numpy(), SoftNormal(likelihood))
 
     def predict(
         self, X: ArrayLike, return_std: bool = False
@@ -183,7 +274,8 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
         return log_p - np.log(self._unit * np.ones(y.shape[1])).sum()
 
     def _scale_targets(self, y: np.ndarray) -> np.ndarray:
-        self.target_scaler_ = StandardScaler().fit(y) if self.standardize else None
+        if not self._goes_on:
+            self.target_scaler_ = StandardScaler().fit(y) if self.standardize else None
         return y if self.target_scaler_ is None else self.target_scaler_.transform(y)
 
     @property
@@ -197,19 +289,6 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
 
     def _like_targets(self, values: np.ndarray) -> np.ndarray:
         return values[..., 0] if self.n_targets_ is None else values
-
-    def _hold_out(self, X: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-        fraction = check_real("validation_fraction", self.validation_fraction, 0, strict=True)
-        n = max(1, round(fraction * len(X)))
-        if n >= len(X):
-            raise ValueError(
-                f"validation_fraction must leave inputs to train on, got {fraction:g} with "
-                f"n_samples={len(X)}."
-            )
-        X, X_held_out, y, held_out = train_test_split(
-            X, y, test_size=n, random_state=draw_seed(self.random_state) % 2**32
-        )
-        return [X, X_held_out, y, held_out]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from bayesflow_nn.weights.architecture import Architecture
 from bayesflow_nn.weights.batched_mlp import MLPNetworks
+from bayesflow_nn.weights.early_stopping import EarlyStopping
 from bayesflow_nn.weights.losses import resolve_loss
 from bayesflow_nn.weights.minibatches import MinibatchOrder
 from bayesflow_nn.weights.module_networks import ModuleNetworks
@@ -45,6 +46,21 @@ class Networks(Protocol):
         """Copy the weights into `out`, of shape (n_networks, n_weights)."""
 
 
+class Trained(NamedTuple):
+    """What training leaves.
+
+    Attributes
+    ----------
+    weights : Tensor of shape (n_networks, n_draws, n_weights)
+        The snapshots of every network.
+    metrics : dict from name to Tensor of shape (n_networks,)
+        Of early stopping: "best_epoch" and "n_epochs".
+    """
+
+    weights: Tensor
+    metrics: dict[str, Tensor]
+
+
 def train_in_chunks(
     architecture: Architecture,
     data: TrainingData,
@@ -52,7 +68,8 @@ def train_in_chunks(
     initial: Tensor,
     chunk_size: int | None,
     verbose: bool,
-) -> Tensor:
+    held_out: TrainingData | None = None,
+) -> Trained:
     """Train all networks.
 
     Parameters
@@ -65,36 +82,40 @@ def train_in_chunks(
         None fits the cache.
     verbose : bool
         Whether to show a progress bar.
+    held_out : TrainingData, optional
+        What early stopping judges by; without it every network is trained to the end.
 
     Returns
     -------
-    Tensor of shape (n_networks, n_draws, n_weights)
-        The snapshots of every network.
+    Trained
     """
     n_networks, n_weights = initial.shape
     n_draws = len(recipe.snapshots(data.n_inputs))
     out = initial.new_empty(n_networks, n_draws, n_weights)
+    epochs = {}
+    if held_out is not None:
+        epochs = {name: torch.empty(n_networks).long() for name in ("best_epoch", "n_epochs")}
     chunks = _plan_chunks(architecture, data, recipe, initial, chunk_size)
     with tqdm(total=n_networks * recipe.n_epochs, unit="epoch", disable=not verbose) as bar:
         # Spares every small kernel the bookkeeping of autograd; torch.func.grad works all the same.
         @torch.inference_mode()
         def train(chunk: range) -> None:
             rows = slice(chunk.start, chunk.stop)
-            shared = recipe.minibatches == "shared"
-            networks = _make_networks(architecture, initial[rows], data, recipe)
-            order = MinibatchOrder(
-                recipe.seed,
-                chunk,
-                n_inputs=data.n_inputs,
-                batch_size=recipe.batch_size,
-                shared=shared,
-            )
+            stopping = _make_early_stopping(architecture, held_out, recipe)
             train_chunk(
-                networks, order, recipe, data.n_inputs, out[rows], lambda: bar.update(len(chunk))
+                _make_networks(architecture, initial[rows], data, recipe),
+                _make_order(chunk, data, recipe),
+                recipe,
+                data.n_inputs,
+                out[rows],
+                lambda: bar.update(len(chunk)),
+                stopping,
             )
+            for name, column in epochs.items():
+                column[rows] = getattr(stopping, name).to(column)
 
         run_on_threads(train, chunks, _n_workers(data))
-    return out
+    return Trained(out, epochs)
 
 
 def train_chunk(
@@ -104,6 +125,7 @@ def train_chunk(
     n_inputs: int,
     out: Tensor,
     report_epoch: Callable[[], None],
+    stopping: EarlyStopping | None = None,
 ) -> None:
     """Train one chunk and record its snapshots.
 
@@ -118,6 +140,8 @@ def train_chunk(
         Filled with the snapshots.
     report_epoch : callable
         Called after every epoch.
+    stopping : EarlyStopping, optional
+        Decides after every epoch; the one snapshot is then that of the best.
     """
     optimizer = make_optimizer(
         recipe.optimizer,
@@ -137,6 +161,12 @@ def train_chunk(
             if iteration in draws:
                 networks.read_weights(out[:, draws[iteration]])
         report_epoch()
+        if stopping is not None:
+            networks.read_weights(out[:, 0])
+            if stopping.update(out[:, 0]):
+                break
+    if stopping is not None:
+        out[:, 0] = stopping.weights
 
 
 def run_on_threads(train: Callable[[range], None], chunks: Sequence[range], n_workers: int) -> None:
@@ -197,6 +227,24 @@ def _make_networks(
             n_orders=1 if recipe.minibatches == "shared" else len(weights),
         )
     return ModuleNetworks(architecture, weights, data.X, data.y, resolve_loss(data.loss))
+
+
+def _make_order(chunk: range, data: TrainingData, recipe: Recipe) -> MinibatchOrder:
+    return MinibatchOrder(
+        recipe.seed,
+        chunk,
+        n_inputs=data.n_inputs,
+        batch_size=recipe.batch_size,
+        shared=recipe.minibatches == "shared",
+    )
+
+
+def _make_early_stopping(
+    architecture: Architecture, held_out: TrainingData | None, recipe: Recipe
+) -> EarlyStopping | None:
+    if held_out is None:
+        return None
+    return EarlyStopping(architecture, held_out, recipe.n_iter_no_change, recipe.tol)
 
 
 def _n_workers(data: TrainingData) -> int:

@@ -24,6 +24,9 @@ class Recipe:
     burn_in: int
     stride: int | None
     seed: int
+    early_stopping: bool = False
+    n_iter_no_change: int = 10
+    tol: float = 1e-4
 
     def __post_init__(self) -> None:
         check_option("optimizer", self.optimizer, OPTIMIZERS)
@@ -40,6 +43,17 @@ class Recipe:
                 f"{self.optimizer!r}, which has its own."
             )
         self._check_snapshots()
+        self._check_early_stopping()
+
+    def _check_early_stopping(self) -> None:
+        check_option("early_stopping", self.early_stopping, (True, False))
+        check_integer("n_iter_no_change", self.n_iter_no_change)
+        check_real("tol", self.tol, 0)
+        if self.early_stopping and self.stride is not None:
+            raise ValueError(
+                f"stride must be None with early_stopping, which keeps one epoch of every network, "
+                f"got {self.stride}."
+            )
 
     def _check_snapshots(self) -> None:
         if self.stride is not None:

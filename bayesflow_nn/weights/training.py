@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from bayesflow_nn.weights.architecture import Architecture
-from bayesflow_nn.weights.chunks import train_in_chunks
+from bayesflow_nn.weights.chunks import Trained, train_in_chunks
 from bayesflow_nn.weights.initialization import INITS, draw_initial_weights, read_init
 from bayesflow_nn.weights.likelihoods import Likelihood
 from bayesflow_nn.weights.losses import Loss, score_networks
@@ -46,6 +46,9 @@ def train_population(
     burn_in: int = 0,
     stride: int | None = None,
     validation_data: tuple[ArrayLike | Tensor, ArrayLike | Tensor] | None = None,
+    early_stopping: bool = False,
+    n_iter_no_change: int = 10,
+    tol: float = 1e-4,
     chunk_size: int | str = "auto",
     on_divergence: str = "drop",
     device: torch.device | str | None = None,
@@ -102,6 +105,15 @@ def train_population(
     validation_data : tuple (X, y), optional
         Evaluated for every network into ``metrics``: "nll" (nats) and "accuracy", or "mse" and,
         with a likelihood, "nll".
+    early_stopping : bool
+        Whether every network keeps the weights of the epoch with the least loss on
+        `validation_data` ("nll", else "mse"), and stops once that stalls. Each is judged for
+        itself, so that it does not depend on the others. The metrics then say its "best_epoch" and
+        the "n_epochs" it was trained.
+    n_iter_no_change : int
+        Epochs in a row with a gain below `tol` that a network may have before it stops.
+    tol : float
+        In the units of the loss.
     chunk_size : int or "auto"
         Networks trained together, which bounds the memory; "auto" fits the processor's cache.
     on_divergence : {"drop", "keep", "raise"}
@@ -160,16 +172,23 @@ def train_population(
         burn_in=burn_in,
         stride=stride,
         seed=draw_seed(random_state),
+        early_stopping=early_stopping,
+        n_iter_no_change=n_iter_no_change,
+        tol=tol,
     )
+    if early_stopping and held_out is None:
+        raise ValueError("validation_data must be given for early_stopping, got None.")
     _warn_of_evaluation_mode(architecture)
     initial = _initial_weights(architecture, init, init_variance, n_networks, recipe.seed, data.X)
     size = None if chunk_size == "auto" else chunk_size
-    weights = train_in_chunks(architecture, data, recipe, initial, size, verbose)
+    judge = held_out if early_stopping else None
+    trained = train_in_chunks(architecture, data, recipe, initial, size, verbose, judge)
+    weights = trained.weights
     diverged = ~torch.isfinite(weights).flatten(1).all(dim=1)
     if diverged.any():
         _report_divergence(diverged, on_divergence)
     keep = ~diverged if on_divergence == "drop" else torch.ones_like(diverged)
-    return _collect(architecture, weights, keep, data, held_out)
+    return _collect(architecture, trained, keep, data, held_out)
 
 
 def _check_held_out(
@@ -233,17 +252,17 @@ def _report_divergence(diverged: Tensor, on_divergence: str) -> None:
 
 def _collect(
     architecture: Architecture,
-    weights: Tensor,
+    trained: Trained,
     keep: Tensor,
     data: TrainingData,
     held_out: TrainingData | None,
 ) -> WeightPopulation:
-    n_draws = weights.shape[1]
+    n_draws = trained.weights.shape[1]
     chain = torch.nonzero(keep).flatten().repeat_interleave(n_draws)
-    rows = weights[keep].flatten(0, 1)
-    metrics = {}
+    rows = trained.weights[keep].flatten(0, 1)
+    metrics = {name: metric.to(keep.device)[keep] for name, metric in trained.metrics.items()}
     if held_out is not None:
-        metrics = score_networks(
+        metrics |= score_networks(
             architecture, rows, held_out.X, held_out.y, held_out.task, held_out.likelihood
         )
     return WeightPopulation(

@@ -35,7 +35,9 @@ class TrainingData:
 
     @property
     def task(self) -> str:
-        """Return "classification" for integer targets, else "regression"."""
+        """Return that of the likelihood, else "classification" for integer targets."""
+        if self.likelihood is not None:
+            return self.likelihood.task
         return "regression" if self.y.is_floating_point() else "classification"
 
     @property
