@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bayesflow_nn import predictive
-from bayesflow_nn.estimators.networks import FlowBNN
+from bayesflow_nn.estimators.networks import FlowBNN, drop_weightless
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.predictive import Uncertainty
 from bayesflow_nn.weights.random_state import RandomState
@@ -26,7 +27,7 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         As in :meth:`bayesflow_nn.Architecture.mlp`.
     alpha : float
         Precision of a normal prior on all weights: the loss of n inputs has ``alpha / 2 |w|^2``
-        beside the sum of their negative log likelihoods.
+        beside the sum of their negative log likelihoods, each times the weight of its input.
     learning_rate_init : float
         Step size of Adam.
     max_iter : int
@@ -41,6 +42,9 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         with ReLU and four inputs or more, else in flat space.
     standardize : bool
         Whether inputs are scaled to mean zero and variance one.
+    class_weight : dict from class to float, "balanced" or None
+        Factors of the weights of the inputs of every class; 1 for classes that are not named.
+        "balanced" gives all classes the same total weight, and the sum of weights stays.
     random_state : int, RandomState or None
     verbose : bool
 
@@ -85,6 +89,7 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         n_samples: int = 100,
         posterior: FlowPosterior | None = None,
         standardize: bool = True,
+        class_weight: dict | str | None = None,
         random_state: RandomState = None,
         verbose: bool = False,
     ) -> None:
@@ -98,10 +103,13 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         self.n_samples = n_samples
         self.posterior = posterior
         self.standardize = standardize
+        self.class_weight = class_weight
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> FlowBNNClassifier:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> FlowBNNClassifier:
         """Train networks, learn the flow and draw from it.
 
         Parameters
@@ -109,6 +117,11 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         X : array of shape (n_inputs, n_features)
         y : array of shape (n_inputs,)
             Labels, at least two different ones, of any kind.
+        sample_weight : array of shape (n_inputs,), optional
+            Weights of the inputs in the loss and in the scale of inputs, non-negative and not all
+            zero. In the loss a weight of 2 is an input given twice, so that the sum of weights says
+            how many inputs stand against `alpha`, as in scikit-learn. Inputs of weight zero are
+            left out, and classes that have no others.
 
         Raises
         ------
@@ -118,14 +131,36 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         self._check_settings()
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
+        X, y, weight = drop_weightless(X, y, sample_weight)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"y must hold at least 2 classes, got one class, {self.classes_[0]!r}; nothing "
                 f"can be told apart."
             )
-        self._fit_networks(self._scale_inputs(X), labels, len(self.classes_), "cross_entropy")
+        weight = self._apply_class_weight(labels, weight)
+        X = self._scale_inputs(X, weight)
+        self._fit_networks(X, labels, len(self.classes_), "cross_entropy", weight)
         return self
+
+    def _apply_class_weight(
+        self, labels: np.ndarray, sample_weight: np.ndarray | None
+    ) -> np.ndarray | None:
+        if self.class_weight is None:
+            return sample_weight
+        factors = compute_class_weight(
+            self.class_weight, classes=self.classes_, y=self.classes_[labels]
+        )
+        if isinstance(self.class_weight, str):
+            # Of "balanced" scikit-learn 1.6 counts inputs without their weights.
+            totals = np.bincount(labels, sample_weight)
+            factors = totals.sum() / (len(totals) * totals)
+        if not (np.isfinite(factors).all() and (factors >= 0).all() and factors.any()):
+            raise ValueError(
+                f"class_weight must hold finite, non-negative numbers that are not all zero, got "
+                f"{self.class_weight!r}."
+            )
+        return factors[labels] if sample_weight is None else factors[labels] * sample_weight
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Class probabilities ``(n_inputs, n_classes)``, averaged over networks."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, clone
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.weights import (
@@ -20,7 +20,7 @@ from bayesflow_nn.weights import (
     train_population,
 )
 from bayesflow_nn.weights.random_state import draw_seed
-from bayesflow_nn.weights.validation import check_integer, check_real
+from bayesflow_nn.weights.validation import check_integer, check_real, check_sample_weight
 
 _LEAST_FEATURES = 4
 """From how many inputs on neurons of classifiers live on spheres by default. Directions of two
@@ -46,8 +46,8 @@ class FlowBNN(BaseEstimator):
                 f"{type(self.posterior).__name__}."
             )
 
-    def _scale_inputs(self, X: np.ndarray) -> np.ndarray:
-        self.scaler_ = StandardScaler().fit(X) if self.standardize else None
+    def _scale_inputs(self, X: np.ndarray, sample_weight: np.ndarray | None = None) -> np.ndarray:
+        self.scaler_ = StandardScaler().fit(X, None, sample_weight) if self.standardize else None
         return self._scaled(X)
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
@@ -60,20 +60,27 @@ class FlowBNN(BaseEstimator):
         return average(self.population_.architecture, self.networks_, inputs, **arguments)
 
     def _fit_networks(
-        self, X: np.ndarray, y: np.ndarray, n_outputs: int, loss: str | Likelihood
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        n_outputs: int,
+        loss: str | Likelihood,
+        sample_weight: np.ndarray | None = None,
     ) -> None:
         """Train the population, fit the flow and draw the networks of the average."""
         seed = draw_seed(self.random_state) % 2**32
         hidden = np.atleast_1d(self.hidden_layer_sizes).tolist()
+        total_weight = len(X) if sample_weight is None else sample_weight.sum()
         start = time.perf_counter()
         self.population_: WeightPopulation = train_population(
             Architecture.mlp([X.shape[1], *hidden, n_outputs], self.activation),
             X,
             y,
+            sample_weight=sample_weight,
             n_networks=self.n_networks,
             loss=loss,
             learning_rate=self.learning_rate_init,
-            weight_decay=self.alpha / len(X),
+            weight_decay=self.alpha / total_weight,
             n_epochs=self.max_iter,
             batch_size=min(self.batch_size, len(X)),
             random_state=seed,
@@ -105,3 +112,14 @@ class FlowBNN(BaseEstimator):
         if posterior.random_state is None:
             posterior.set_params(random_state=seed)
         return posterior.set_params(verbose=bool(self.verbose) or posterior.verbose)
+
+
+def drop_weightless(
+    X: np.ndarray, y: np.ndarray, sample_weight: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Rows with a positive weight, and their weights; all of them if there are no weights."""
+    if sample_weight is None:
+        return X, y, None
+    w = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    w = check_sample_weight(w, len(X)).numpy()
+    return X[w > 0], y[w > 0], w[w > 0]

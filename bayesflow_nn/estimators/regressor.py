@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bayesflow_nn import predictive
-from bayesflow_nn.estimators.networks import FlowBNN
+from bayesflow_nn.estimators.networks import FlowBNN, drop_weightless
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.predictive import RegressionMoments
 from bayesflow_nn.predictive_distribution import draw_targets, fit_noise, predictive_quantiles
@@ -96,13 +96,18 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> FlowBNNRegressor:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> FlowBNNRegressor:
         """Train networks, learn the flow, draw from it, and fit the noise.
 
         Parameters
         ----------
         X : array of shape (n_inputs, n_features)
         y : array of shape (n_inputs,) or (n_inputs, n_targets)
+        sample_weight : array of shape (n_inputs,), optional
+            Weights of the inputs, as those of :meth:`FlowBNNClassifier.fit`; also in the scale of
+            targets and in the constant noise.
 
         Raises
         ------
@@ -112,16 +117,24 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
         self._check_settings()
         check_option("noise", self.noise, NOISES)
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        X, y, weight = drop_weightless(X, y, sample_weight)
         self.n_targets_ = None if y.ndim == 1 else y.shape[1]
-        X, targets = self._scale_inputs(X), self._scale_targets(y.reshape(len(y), -1))
+        targets = self._scale_targets(y.reshape(len(y), -1), weight)
+        X = self._scale_inputs(X, weight)
         if self.noise == "predicted":
             self.likelihood_ = HeteroscedasticNormal(min_scale=1e-2)
-            self._fit_networks(X, targets, 2 * targets.shape[1], self.likelihood_)
+            self._fit_networks(X, targets, 2 * targets.shape[1], self.likelihood_, weight)
             return self
-        X, X_held_out, targets, held_out = self._hold_out(X, targets)
-        self._fit_networks(X, targets, targets.shape[1], "mse")
+        X, X_held_out, targets, held_out, weight, held_out_weight = self._hold_out(
+            X, targets, weight
+        )
+        self._fit_networks(X, targets, targets.shape[1], "mse", weight)
         self.likelihood_ = fit_noise(
-            self.population_.architecture, self.networks_, X_held_out, held_out
+            self.population_.architecture,
+            self.networks_,
+            X_held_out,
+            held_out,
+            sample_weight=held_out_weight,
         )
         return self
 
@@ -182,8 +195,10 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
         )
         return log_p - np.log(self._unit * np.ones(y.shape[1])).sum()
 
-    def _scale_targets(self, y: np.ndarray) -> np.ndarray:
-        self.target_scaler_ = StandardScaler().fit(y) if self.standardize else None
+    def _scale_targets(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
+        self.target_scaler_ = (
+            StandardScaler().fit(y, None, sample_weight) if self.standardize else None
+        )
         return y if self.target_scaler_ is None else self.target_scaler_.transform(y)
 
     @property
@@ -198,7 +213,10 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
     def _like_targets(self, values: np.ndarray) -> np.ndarray:
         return values[..., 0] if self.n_targets_ is None else values
 
-    def _hold_out(self, X: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+    def _hold_out(
+        self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None
+    ) -> list[np.ndarray | None]:
+        """Inputs, targets and weights (None without), each of training and held out."""
         fraction = check_real("validation_fraction", self.validation_fraction, 0, strict=True)
         n = max(1, round(fraction * len(X)))
         if n >= len(X):
@@ -206,10 +224,11 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
                 f"validation_fraction must leave inputs to train on, got {fraction:g} with "
                 f"n_samples={len(X)}."
             )
-        X, X_held_out, y, held_out = train_test_split(
-            X, y, test_size=n, random_state=draw_seed(self.random_state) % 2**32
+        arrays = [X, y] if sample_weight is None else [X, y, sample_weight]
+        parts = train_test_split(
+            *arrays, test_size=n, random_state=draw_seed(self.random_state) % 2**32
         )
-        return [X, X_held_out, y, held_out]
+        return parts if len(parts) == 6 else [*parts, None, None]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
