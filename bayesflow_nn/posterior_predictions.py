@@ -241,7 +241,14 @@ class PredictionMethods:
         )
 
     @available_if(predicts("regression"))
-    def fit_noise(self, X: ArrayLike, y: ArrayLike, **sampling: Any) -> PredictionMethods:
+    def fit_noise(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        sample_weight: ArrayLike | None = None,
+        **sampling: Any,
+    ) -> PredictionMethods:
         """Fit the standard deviation of normal noise to data that no network was trained on.
 
         It becomes `likelihood_`, in the place of any other. Parameters not listed here are those of
@@ -252,13 +259,15 @@ class PredictionMethods:
         X : array of shape (n_inputs, ...)
         y : array of shape (n_inputs,) or (n_inputs, n_outputs)
             Held-out data: residuals at training targets are too small.
+        sample_weight : array of shape (n_inputs,), optional
+            Weights of the inputs in the mean log density, non-negative and not all zero.
 
         Returns
         -------
         FlowPosterior
             Itself.
         """
-        self.likelihood_ = self._average(fit_noise, X, sampling, y=y)
+        self.likelihood_ = self._average(fit_noise, X, sampling, y=y, sample_weight=sample_weight)
         return self
 
     def to_arviz(

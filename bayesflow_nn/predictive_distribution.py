@@ -32,7 +32,7 @@ from bayesflow_nn.weights import (
 )
 from bayesflow_nn.weights.likelihoods import resolve_likelihood
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
-from bayesflow_nn.weights.validation import check_integer
+from bayesflow_nn.weights.validation import check_integer, check_sample_weight
 
 _N_STARTS = 32
 """Scales among which `fit_noise` looks for the best before it refines one."""
@@ -177,6 +177,7 @@ def fit_noise(
     X: ArrayLike | Tensor,
     y: ArrayLike | Tensor,
     *,
+    sample_weight: ArrayLike | Tensor | None = None,
     network_weights: ArrayLike | Tensor | None = None,
     buffers: Mapping[str, Tensor] | None = None,
     chunk_size: int = CHUNK_SIZE,
@@ -196,6 +197,8 @@ def fit_noise(
         Inputs that no network was trained on.
     y : array or Tensor of shape (n_inputs,) or (n_inputs, n_outputs)
         Their targets.
+    sample_weight : array of shape (n_inputs,), optional
+        Weights of the inputs in the mean log density, non-negative and not all zero.
 
     Returns
     -------
@@ -218,21 +221,26 @@ def fit_noise(
     tiles = Tiles(architecture, weights, X, buffers, chunk_size)
     w = normalised(network_weights, tiles.weights).numpy(force=True)
     y = check_targets(y, tiles, tiles.n_outputs).numpy(force=True)
+    v = np.ones(len(y)) if sample_weight is None else sample_weight
+    v = check_sample_weight(v, len(y)).numpy(force=True)
     outputs = torch.cat([block for _, block in tiles.over_all_networks()], 1).numpy(force=True)
     counts = w > 0
-    scales = [_fit_scale(outputs[counts, :, j], y[:, j], w[counts]) for j in range(tiles.n_outputs)]
+    scales = [
+        _fit_scale(outputs[counts, :, j], y[:, j], w[counts], v) for j in range(tiles.n_outputs)
+    ]
     return Normal(scales[0] if len(scales) == 1 else scales)
 
 
-def _fit_scale(mean: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
-    """Best scale of one target, for means ``(n_networks, n_inputs)``.
+def _fit_scale(mean: np.ndarray, y: np.ndarray, w: np.ndarray, v: np.ndarray) -> float:
+    """Best scale of one target, for means ``(n_networks, n_inputs)`` and weights v of the inputs.
 
     Where the derivative vanishes, s^2 = mean_i sum_k r_ik e_ik^2, with residuals e_ik and shares
     r_ik of the networks in the density at input i. These favour small residuals more than w does,
-    which bounds s^2 between mean_i min_k e_ik^2 and mean_i sum_k w_k e_ik^2.
+    which bounds s^2 between mean_i min_k e_ik^2 and mean_i sum_k w_k e_ik^2. Means over inputs have
+    the weights v.
     """
     square = np.square(y - mean)
-    low, high = square.min(0).mean(), (w @ square).mean()
+    low, high = np.average(square.min(0), weights=v), np.average(w @ square, weights=v)
     if low == 0:
         raise ValueError(
             "y must hold noisy held-out targets, got targets that networks meet exactly; pass data "
@@ -240,7 +248,7 @@ def _fit_scale(mean: np.ndarray, y: np.ndarray, w: np.ndarray) -> float:
         )
 
     def loss(log_scale: float) -> float:
-        return -mixture_log_density(mean, np.exp(log_scale), y, weights=w).mean()
+        return -np.average(mixture_log_density(mean, np.exp(log_scale), y, weights=w), weights=v)
 
     # Far networks and a near one can make two optima; the grid finds the basin of the better.
     grid = np.linspace(np.log(low) / 2, np.log(max(low, high)) / 2, _N_STARTS)

@@ -91,18 +91,19 @@ def test_drawn_targets_have_the_moments_of_the_prediction(regressor):
     assert (np.abs(draws.std(0) / std - 1) < 5 * np.sqrt(3 / 4 / 20_000)).all()
 
 
-def test_noise_is_fitted_to_held_out_data():
+@pytest.mark.parametrize("w", [None, np.linspace(0, 2, 500)], ids=["unweighted", "weighted"])
+def test_noise_is_fitted_to_held_out_data(w):
     made = fit(LINE, "regression")
     assert made.likelihood_ is None
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (500, 1))
     y = 0.5 * x[:, 0] + 3.0 * rng.normal(size=500)
-    made.fit_noise(x, y, **SAMPLING)
+    made.fit_noise(x, y, sample_weight=w, **SAMPLING)
     networks = torch.from_numpy(made.sample(40, random_state=3))
     f = LINE.apply(networks, torch.as_tensor(x, dtype=torch.float32))[..., 0].double().numpy()
 
     def loss(scale):
-        return -logsumexp(norm(f, scale).logpdf(y), axis=0).mean()
+        return -np.average(logsumexp(norm(f, scale).logpdf(y), axis=0), weights=w)
 
     best = minimize_scalar(loss, bounds=(0.5, 6), method="bounded", options={"xatol": 1e-6})
     assert made.likelihood_.scale == pytest.approx(best.x, abs=1e-4)

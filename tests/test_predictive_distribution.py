@@ -180,6 +180,22 @@ def test_noise_of_one_network_is_its_root_mean_square_error():
     assert same.scale == pytest.approx(noise.scale, rel=1e-8)
 
 
+def test_noise_counts_inputs_by_their_weights():
+    architecture, weights, X = make_networks(Normal(1.0), n_inputs=20)
+    y = np.random.default_rng(0).normal(size=(20, 2))
+    w = np.arange(20) % 3
+    weighted = fit_noise(architecture, weights, X, y, sample_weight=0.7 * w)
+    repeated = fit_noise(
+        architecture, weights, X.repeat_interleave(torch.tensor(w), 0), y.repeat(w, 0)
+    )
+    assert weighted.scale == pytest.approx(repeated.scale, rel=1e-7)
+    residual = y - architecture.apply(weights[:1], X)[0].numpy()
+    one = fit_noise(architecture, weights[:1], X, y, sample_weight=w)
+    assert one.scale == pytest.approx(np.sqrt(np.average(residual**2, 0, w)), rel=1e-7)
+    with pytest.raises(ValueError, match="sample_weight must be finite and non-negative.*rows 1"):
+        fit_noise(architecture, weights, X, y, sample_weight=-w)
+
+
 def test_of_two_optima_the_better_is_found():
     # At each input one network is off by 0.01 and many by about 1: a narrow and a wide optimum.
     line, X = Architecture.mlp([1, 1]), np.zeros((4, 1))

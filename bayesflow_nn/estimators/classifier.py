@@ -6,19 +6,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from bayesflow_nn import predictive
-from bayesflow_nn.estimators.networks import FlowBNN
+from bayesflow_nn.estimators.class_predictions import ClassPredictions
+from bayesflow_nn.estimators.input_weights import apply_class_weight, drop_weightless
 from bayesflow_nn.estimators.population import Data
 from bayesflow_nn.posterior import FlowPosterior
-from bayesflow_nn.predictive import Uncertainty
 from bayesflow_nn.weights.random_state import RandomState
 from bayesflow_nn.weights.soft_targets import SoftCategorical
 
 
-class FlowBNNClassifier(ClassifierMixin, FlowBNN):
+class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
     """Bayesian neural network for classification.
 
     Parameters
@@ -37,8 +36,9 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         trained network. Chains are closer to the posterior and evaluate all data in each step.
     alpha : float or "auto"
         Precision of a normal prior on all weights: the loss of n inputs has ``alpha / 2 |w|^2``
-        beside the sum of their negative log likelihoods. "auto" is 1e-4 for an ensemble, which is
-        nearly no prior, and 1 for chains, which draw from what the prior leaves open.
+        beside the sum of their negative log likelihoods, each times the weight of its input. "auto"
+        is 1e-4 for an ensemble, which is nearly no prior, and 1 for chains, which draw from what
+        the prior leaves open.
     learning_rate_init : float
         Step size of Adam.
     max_iter : int
@@ -75,6 +75,9 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
     warm_start : bool
         Whether another `fit` goes on from the networks of the last one, in its units of inputs; if
         more are asked for, the flow draws the others. The flow itself is fitted anew.
+    class_weight : dict from class to float, "balanced" or None
+        Factors of the weights of the inputs of every class; 1 for classes that are not named.
+        "balanced" gives all classes of `y` the same total weight, and the sum of weights stays.
     random_state : int, RandomState or None
     verbose : bool
 
@@ -90,7 +93,7 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
     scaler_ : StandardScaler or None
         Of features or channels.
     seen_inputs_ : SeenInputs
-        At most 1,024 scaled inputs of all data so far, for `partial_fit`, and the number of all.
+        At most 1,024 scaled inputs of all data so far, for `partial_fit`, with the weight of all.
     alpha_ : float
         Precision that was used.
     fit_times_ : dict from "train", "chains" (of "mcmc"), "flow" and "sample" to float
@@ -140,6 +143,7 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         n_iter_no_change: int = 10,
         tol: float = 1e-4,
         warm_start: bool = False,
+        class_weight: dict | str | None = None,
         random_state: RandomState = None,
         verbose: bool = False,
     ) -> None:
@@ -163,10 +167,13 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.warm_start = warm_start
+        self.class_weight = class_weight
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> FlowBNNClassifier:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> FlowBNNClassifier:
         """Train networks, learn the flow and draw from it.
 
         Parameters
@@ -174,6 +181,11 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         X : array of shape (n_inputs, n_features), or as the module takes it
         y : array of shape (n_inputs,)
             Labels, at least two different ones, of any kind.
+        sample_weight : array of shape (n_inputs,), optional
+            Weights of the inputs in the loss, in the scale of inputs and in what early stopping
+            judges by, non-negative and not all zero. In the loss a weight of 2 is an input given
+            twice, so that the sum of weights says how many inputs stand against `alpha`, as in
+            scikit-learn. Inputs of weight zero are left out, and classes that have no others.
 
         Raises
         ------
@@ -181,15 +193,19 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
             If data or a parameter are wrong; the message says which and what to do.
         """
         self._begin(goes_on=self.warm_start)
-        return self._fit_labels(X, y, None)
+        return self._fit_labels(X, y, None, sample_weight)
 
     def partial_fit(
-        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> FlowBNNClassifier:
         """Update the posterior with new data; the old data are not needed.
 
         Training, or chains, go on from draws of the old posterior. That enters as well through the
-        class probabilities it predicts at the inputs it has seen, each weighted by the number of
+        class probabilities it predicts at the inputs it has seen, each with the weight of the
         inputs it stands for: where old data were, networks keep what they knew. See
         :mod:`bayesflow_nn.estimators.seen_inputs`. The units of inputs stay those of the first
         call; there is no early stopping. Each call trains `max_iter` epochs and fits a new flow.
@@ -201,6 +217,8 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
             Labels, all of them among the classes of the first call.
         classes : array of shape (n_classes,), optional
             All labels that there will ever be, for the first call.
+        sample_weight : array of shape (n_inputs,), optional
+            Weights of the new inputs, as in `fit`.
 
         Raises
         ------
@@ -208,19 +226,31 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
             If data or a parameter are wrong; the message says which and what to do.
         """
         self._begin(goes_on=True)
-        return self._fit_labels(X, y, classes, update=self._goes_on)
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight must be a dict or None for partial_fit, got 'balanced': labels that "
+                "are yet to come are not counted; pass the factors of all classes as a dict."
+            )
+        return self._fit_labels(X, y, classes, sample_weight, update=self._goes_on)
 
     def _fit_labels(
-        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None, update: bool = False
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        update: bool = False,
     ) -> FlowBNNClassifier:
         X, y = self._read_data(X, y)
         check_classification_targets(y)
+        X, y, weight = drop_weightless(X, y, sample_weight)
         labels = self._read_labels(y, classes)
-        X, held_out = self._scale_inputs(X), None
+        weight = apply_class_weight(self.class_weight, self.classes_, labels, weight)
+        X, labels, weight = drop_weightless(X, labels, weight)
+        data = Data(self._scale_inputs(X, weight), labels, "cross_entropy", weight)
         if self.early_stopping and not update:
-            X, X_held_out, labels, held_out_labels = self._hold_out(X, labels, stratify=labels)
-            held_out = X_held_out, held_out_labels
-        self._fit_networks(X, labels, len(self.classes_), "cross_entropy", held_out, update)
+            data = self._hold_out(data, stratify=labels)
+        self._fit_networks(data, len(self.classes_), update)
         return self
 
     def _read_labels(self, y: np.ndarray, classes: ArrayLike | None) -> np.ndarray:
@@ -247,32 +277,9 @@ class FlowBNNClassifier(ClassifierMixin, FlowBNN):
         return np.searchsorted(self.classes_, y)
 
     def _join_old_data(self, data: Data) -> Data:
-        inputs, count = self.seen_inputs_.inputs, self.seen_inputs_.count
+        inputs, weights = self.seen_inputs_
         proba = self._average_old(predictive.predict_proba)
-        y = np.concatenate([count * proba, np.eye(len(self.classes_))[data.y]])
-        return Data(np.concatenate([inputs, data.X]), y, SoftCategorical())
-
-    def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Class probabilities ``(n_inputs, n_classes)``, averaged over networks."""
-        proba = self._average(predictive.predict_proba, X)
-        # Float32 sums miss one by more than metrics accept of float64 arrays made from them.
-        proba = proba.astype(np.float64)
-        return proba / proba.sum(1, keepdims=True)
-
-    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
-        """Logarithms of `predict_proba`, in nats."""
-        return np.log(self.predict_proba(X))
-
-    def predict(self, X: ArrayLike) -> np.ndarray:
-        """Most probable class of every input ``(n_inputs,)``."""
-        check_is_fitted(self)
-        return self.classes_[self.predict_proba(X).argmax(-1)]
-
-    def uncertainty(self, X: ArrayLike) -> Uncertainty:
-        """Entropy of the class of every input, in nats, and its parts; ``(n_inputs,)`` each.
-
-        See :mod:`bayesflow_nn.predictive.uncertainty`.
-        """
-        return self._average(predictive.predict_uncertainty, X)
+        old = Data(inputs, proba, SoftCategorical(), weights)
+        return old.join(Data(data.X, np.eye(len(self.classes_))[data.y], old.loss, data.weights))
 
     _output_meaning = "one per class"

@@ -13,8 +13,14 @@ import numpy as np
 from sklearn.preprocessing import StandardScaler
 
 
-def fit_scaler(X: np.ndarray) -> StandardScaler:
-    """Means and deviations of features, or channels, of inputs ``(n_inputs, n_channels, ...)``.
+def fit_scaler(X: np.ndarray, sample_weight: np.ndarray | None = None) -> StandardScaler:
+    """Means and deviations of features, or channels.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_inputs, n_channels, ...)
+    sample_weight : ndarray of shape (n_inputs,), optional
+        Weights of the inputs; all pixels of an image have its weight.
 
     Examples
     --------
@@ -22,7 +28,10 @@ def fit_scaler(X: np.ndarray) -> StandardScaler:
     >>> fit_scaler(images).mean_
     array([0., 3.])
     """
-    return StandardScaler().fit(_channels_last(X).reshape(-1, X.shape[1]))
+    if sample_weight is not None:
+        sample_weight = np.repeat(sample_weight, X[0, 0].size)
+    rows = _channels_last(X).reshape(-1, X.shape[1])
+    return StandardScaler().fit(rows, sample_weight=sample_weight)
 
 
 def scale_inputs(scaler: StandardScaler, X: np.ndarray) -> np.ndarray:

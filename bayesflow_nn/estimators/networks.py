@@ -20,7 +20,7 @@ from bayesflow_nn.estimators.population import Data, draw_chains, known_likeliho
 from bayesflow_nn.estimators.seen_inputs import remember
 from bayesflow_nn.estimators.settings import check_settings, read_precision
 from bayesflow_nn.posterior import FlowPosterior
-from bayesflow_nn.weights import Architecture, Likelihood
+from bayesflow_nn.weights import Architecture
 from bayesflow_nn.weights.random_state import draw_seed
 
 _LEAST_FEATURES = 4
@@ -70,9 +70,9 @@ class FlowBNN(BaseEstimator):
             )
         return X, *y
 
-    def _scale_inputs(self, X: np.ndarray) -> np.ndarray:
+    def _scale_inputs(self, X: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
         if not self._goes_on:
-            self.scaler_ = fit_scaler(X) if self.standardize else None
+            self.scaler_ = fit_scaler(X, sample_weight) if self.standardize else None
         return self._scaled(X)
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
@@ -94,47 +94,41 @@ class FlowBNN(BaseEstimator):
         population, inputs = self.population_, self.seen_inputs_.inputs
         return average(population.architecture, population.weights.numpy(), inputs, **arguments)
 
-    def _hold_out(
-        self, X: np.ndarray, y: np.ndarray, stratify: np.ndarray | None = None
-    ) -> list[np.ndarray]:
+    def _hold_out(self, data: Data, stratify: np.ndarray | None = None) -> Data:
+        """Training data that carry the `validation_fraction` that is held out of them."""
+        n_inputs = len(data.X)
         least = 1 if stratify is None else len(np.unique(stratify))
-        n = max(least, round(self.validation_fraction * len(X)))
-        if n >= len(X):
+        n = max(least, round(self.validation_fraction * n_inputs))
+        if n >= n_inputs:
             raise ValueError(
                 f"validation_fraction must leave inputs to train on, got "
-                f"{self.validation_fraction:g} with n_samples={len(X)}."
+                f"{self.validation_fraction:g} with n_samples={n_inputs}."
             )
         seed = draw_seed(self.random_state) % 2**32
-        return train_test_split(X, y, test_size=n, random_state=seed, stratify=stratify)
+        rows, held_out = train_test_split(
+            np.arange(n_inputs), test_size=n, random_state=seed, stratify=stratify
+        )
+        return dataclasses.replace(data.take(rows), held_out=data.take(held_out))
 
-    def _fit_networks(
-        self,
-        X: np.ndarray,
-        y: np.ndarray,
-        n_outputs: int,
-        loss: str | Likelihood,
-        held_out: tuple[np.ndarray, np.ndarray] | None = None,
-        update: bool = False,
-    ) -> None:
+    def _fit_networks(self, new: Data, n_outputs: int, update: bool) -> None:
         """Train the population, fit the flow and draw the networks of the average.
 
-        With `held_out` data the training stops early; with `update` the old networks count.
+        With held-out data the training stops early; with `update` the old networks count.
         """
         seed = draw_seed(self.random_state) % 2**32
-        architecture = self._make_architecture(X, n_outputs)
-        data = Data(X, y, loss, held_out)
-        if update:
-            data = self._join_old_data(data)
+        architecture = self._make_architecture(new.X, n_outputs)
+        data = self._join_old_data(new) if update else new
         times = [time.perf_counter()]
         starts = self._draw_starts(architecture, seed, update)
         trained = train_networks(self, architecture, data, starts, seed)
         self.n_iter_ = int(trained.metrics.get("n_epochs", torch.tensor(self.max_iter)).max())
         times.append(time.perf_counter())
         if self.population == "mcmc":
+            data, new = data.with_held_out(), new.with_held_out()
             trained = draw_chains(self, trained, data, seed)
             times.append(time.perf_counter())
         if update:
-            trained = dataclasses.replace(trained, likelihood=known_likelihood(loss))
+            trained = dataclasses.replace(trained, likelihood=known_likelihood(new.loss))
         self.population_ = trained
         self.posterior_ = self._make_posterior(architecture, seed).fit(trained)
         times.append(time.perf_counter())
@@ -142,7 +136,7 @@ class FlowBNN(BaseEstimator):
         times.append(time.perf_counter())
         stages = ("train", *(["chains"] if self.population == "mcmc" else []), "flow", "sample")
         self.fit_times_ = dict(zip(stages, np.diff(times).tolist(), strict=True))
-        self.seen_inputs_ = remember(self.seen_inputs_ if update else None, X)
+        self.seen_inputs_ = remember(self.seen_inputs_ if update else None, new.X, new.weights)
 
     def _make_architecture(self, X: np.ndarray, n_outputs: int) -> Architecture:
         if self.module is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,22 +22,52 @@ _ENERGY_VARIANCE = 0.1
 the UCI regressions of ``examples/benchmarks/uci_posteriors.py`` are sampled."""
 
 
-class Data(NamedTuple):
+@dataclass(frozen=True)
+class Data:
     """Scaled data, and what networks make of them.
 
-    Attributes
+    Parameters
     ----------
     X : ndarray of shape (n_inputs, ...)
     y : ndarray of shape (n_inputs,) of labels, or (n_inputs, n_targets)
     loss : {"cross_entropy", "mse"} or Likelihood
-    held_out : tuple (X, y) or None
+    sample_weight : ndarray of shape (n_inputs,), optional
+        Positive; without it every weight is 1.
+    held_out : Data, optional
         What early stopping judges by.
     """
 
     X: np.ndarray
     y: np.ndarray
     loss: str | Likelihood
-    held_out: tuple[np.ndarray, np.ndarray] | None = None
+    sample_weight: np.ndarray | None = None
+    held_out: Data | None = None
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weight of every input ``(n_inputs,)``."""
+        return np.ones(len(self.X)) if self.sample_weight is None else self.sample_weight
+
+    @property
+    def total_weight(self) -> float:
+        """How many inputs the data are worth."""
+        return float(self.weights.sum())
+
+    def take(self, rows: np.ndarray) -> Data:
+        """Some of the inputs."""
+        w = None if self.sample_weight is None else self.sample_weight[rows]
+        return Data(self.X[rows], self.y[rows], self.loss, w)
+
+    def join(self, other: Data) -> Data:
+        """These data and then the others, of the same loss."""
+        X, y = np.concatenate([self.X, other.X]), np.concatenate([self.y, other.y])
+        has_weights = self.sample_weight is not None or other.sample_weight is not None
+        w = np.concatenate([self.weights, other.weights]) if has_weights else None
+        return Data(X, y, self.loss, w)
+
+    def with_held_out(self) -> Data:
+        """All data, with nothing held out."""
+        return self if self.held_out is None else self.join(self.held_out)
 
 
 def known_likelihood(loss: str | Likelihood) -> Likelihood | None:
@@ -60,20 +91,22 @@ def train_networks(
         As in `train_population`.
     seed : int
     """
+    held_out = data.held_out
     is_ensemble = estimator.population == "ensemble"
     return train_population(
         architecture,
         data.X,
         data.y,
+        sample_weight=data.sample_weight,
         n_networks=estimator.n_networks if is_ensemble else estimator.n_chains,
         loss=data.loss,
         learning_rate=estimator.learning_rate_init,
-        weight_decay=estimator.alpha_ / len(data.X),
+        weight_decay=estimator.alpha_ / data.total_weight,
         n_epochs=estimator.max_iter,
         batch_size=min(estimator.batch_size, len(data.X)),
         init=init,
-        validation_data=data.held_out,
-        early_stopping=data.held_out is not None,
+        validation_data=None if held_out is None else (held_out.X, held_out.y),
+        early_stopping=held_out is not None,
         n_iter_no_change=estimator.n_iter_no_change,
         tol=estimator.tol,
         random_state=seed,
@@ -85,8 +118,6 @@ def draw_chains(
     estimator: Any, starts: WeightPopulation, data: Data, seed: int
 ) -> WeightPopulation:
     """Draw networks from the posterior by one microcanonical chain from every start.
-
-    The data that early stopping held out are data of the chains.
 
     Parameters
     ----------
@@ -100,12 +131,11 @@ def draw_chains(
     WeightPopulation
         ``ceil(n_networks / n_chains)`` draws of every chain.
     """
-    parts = [(data.X, data.y), *([data.held_out] if data.held_out else [])]
-    X, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return sample_population(
         starts.architecture,
-        X,
-        y,
+        data.X,
+        data.y,
+        sample_weight=data.sample_weight,
         sampler="mclmc",
         init=starts,
         n_draws=-(-estimator.n_networks // estimator.n_chains),

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from bayesflow_nn import predictive
-from bayesflow_nn.estimators.networks import FlowBNN
+from bayesflow_nn.estimators.input_weights import drop_weightless
 from bayesflow_nn.estimators.population import Data
 from bayesflow_nn.estimators.seen_inputs import pool_noise
+from bayesflow_nn.estimators.target_predictions import TargetPredictions
 from bayesflow_nn.posterior import FlowPosterior
-from bayesflow_nn.predictive import RegressionMoments
-from bayesflow_nn.predictive_distribution import draw_targets, fit_noise, predictive_quantiles
+from bayesflow_nn.predictive_distribution import fit_noise
 from bayesflow_nn.weights import ConstantNoise, HeteroscedasticNormal, Normal
 from bayesflow_nn.weights.random_state import RandomState
-from bayesflow_nn.weights.soft_targets import SoftNormal, soft_normal_targets
+from bayesflow_nn.weights.soft_targets import SoftNormal
 from bayesflow_nn.weights.validation import check_option
 
 NOISES = ("constant", "predicted")
 
 
-class FlowBNNRegressor(RegressorMixin, FlowBNN):
+class FlowBNNRegressor(RegressorMixin, TargetPredictions):
     """Bayesian neural network for regression, with one target or several.
 
     Parameters and attributes not listed here are those of :class:`FlowBNNClassifier`.
@@ -124,13 +122,18 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> FlowBNNRegressor:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> FlowBNNRegressor:
         """Train networks, learn the flow, draw from it, and fit the noise.
 
         Parameters
         ----------
         X : array of shape (n_inputs, n_features), or as the module takes it
         y : array of shape (n_inputs,) or (n_inputs, n_targets)
+        sample_weight : array of shape (n_inputs,), optional
+            Weights of the inputs, as those of :meth:`FlowBNNClassifier.fit`; also in the scale of
+            targets and in the constant noise.
 
         Raises
         ------
@@ -138,20 +141,24 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
             If data or a parameter are wrong; the message says which and what to do.
         """
         self._begin(goes_on=self.warm_start)
-        return self._fit_targets(X, y)
+        return self._fit_targets(X, y, sample_weight)
 
-    def partial_fit(self, X: ArrayLike, y: ArrayLike) -> FlowBNNRegressor:
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> FlowBNNRegressor:
         """Update the posterior with new data; the old data are not needed.
 
         As :meth:`FlowBNNClassifier.partial_fit`: the old posterior enters through the means and
         variances it predicts at the inputs it has seen. The units of targets stay those of the
         first call as well. The constant noise of an ensemble is the root mean square of those of
-        all calls, weighted by their inputs.
+        all calls, weighted by the weights of their inputs.
 
         Parameters
         ----------
         X : array of shape (n_inputs, n_features), or as the module takes it
         y : array of shape (n_inputs,) or (n_inputs, n_targets)
+        sample_weight : array of shape (n_inputs,), optional
+            Weights of the new inputs, as in `fit`.
 
         Raises
         ------
@@ -159,28 +166,41 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
             If data or a parameter are wrong; the message says which and what to do.
         """
         self._begin(goes_on=True)
-        return self._fit_targets(X, y, update=self._goes_on)
+        return self._fit_targets(X, y, sample_weight, update=self._goes_on)
 
-    def _fit_targets(self, X: ArrayLike, y: ArrayLike, update: bool = False) -> FlowBNNRegressor:
+    def _fit_targets(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        update: bool = False,
+    ) -> FlowBNNRegressor:
         check_option("noise", self.noise, NOISES)
         X, y = self._read_data(X, y, multi_output=True, y_numeric=True)
+        X, y, weight = drop_weightless(X, y, sample_weight)
         self._check_n_targets(y)
-        X, y = self._scale_inputs(X), self._scale_targets(y.reshape(len(y), -1))
-        n_seen = self.seen_inputs_.n_seen if update else 0
+        y = self._scale_targets(y.reshape(len(y), -1), weight)
+        data = Data(self._scale_inputs(X, weight), y, self._loss(), weight)
+        old_weight = self.seen_inputs_.total_weight if update else 0.0
         fits_noise = self.population == "ensemble" and self.noise == "constant"
-        held_out = None
-        if fits_noise or (self.early_stopping and not update):
-            X, X_held_out, y, y_held_out = self._hold_out(X, y)
-            held_out = X_held_out, y_held_out
+        stops = self.early_stopping and not update
+        if fits_noise or stops:
+            data = self._hold_out(data)
         n_outputs = y.shape[1] * (1 if self.noise == "constant" else 2)
-        stops = held_out if self.early_stopping and not update else None
-        self._fit_networks(X, y, n_outputs, self._loss(), stops, update)
+        used = data if stops else dataclasses.replace(data, held_out=None)
+        self._fit_networks(used, n_outputs, update)
         if not fits_noise:
             self.likelihood_ = self._loss()
             return self
-        noise = fit_noise(self.population_.architecture, self.networks_, *held_out)
-        self.likelihood_ = pool_noise(self.likelihood_, n_seen, noise, len(X)) if update else noise
+        noise = self._fit_noise(data.held_out)
+        if update:
+            noise = pool_noise(self.likelihood_, old_weight, noise, data.total_weight)
+        self.likelihood_ = noise
         return self
+
+    def _fit_noise(self, data: Data) -> Normal:
+        architecture, w = self.population_.architecture, data.sample_weight
+        return fit_noise(architecture, self.networks_, data.X, data.y, sample_weight=w)
 
     def _loss(self) -> str | HeteroscedasticNormal:
         if self.population == "mcmc":
@@ -206,89 +226,14 @@ class FlowBNNRegressor(RegressorMixin, FlowBNN):
         return "one per target" if self.noise == "constant" else "means and log scales of targets"
 
     def _join_old_data(self, data: Data) -> Data:
-        inputs, count = self.seen_inputs_.inputs, self.seen_inputs_.count
+        inputs, weights = self.seen_inputs_
         moments = self._average_old(predictive.predictive_moments, likelihood=self.likelihood_)
-        old = torch.as_tensor(moments.mean), torch.as_tensor(moments.std).square()
-        y = torch.as_tensor(data.y).to(old[0])
-        new = soft_normal_targets(y, torch.zeros_like(y), 1.0)
         # Squared errors, a mean over targets, are the log density of this scale, up to a constant.
-        likelihood = Normal((y.shape[1] / 2) ** 0.5) if data.loss == "mse" else data.loss
-        targets = torch.cat([soft_normal_targets(*old, count), new])
-        return Data(np.concatenate([inputs, data.X]), targets.numpy(), SoftNormal(likelihood))
-
-    def predict(
-        self, X: ArrayLike, return_std: bool = False
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Mean target ``(n_inputs[, n_targets])``.
-
-        Parameters
-        ----------
-        X : array of shape (n_inputs, n_features)
-        return_std : bool
-            Return the standard deviation of new targets as well, noise included.
-        """
-        moments = self.predict_moments(X)
-        mean, std = (self._like_targets(values) for values in (moments.mean, moments.std))
-        return (mean, std) if return_std else mean
-
-    def predict_moments(self, X: ArrayLike) -> RegressionMoments:
-        """Mean and deviation of new targets, and the parts due to noise and to networks.
-
-        `mean`, `std`, `aleatoric_std` and `epistemic_std`, ``(n_inputs, n_targets)`` each.
-        """
-        check_is_fitted(self)
-        mean, *stds = self._average(predictive.predictive_moments, X, likelihood=self.likelihood_)
-        return RegressionMoments(self._unscaled(mean), *(std * self._unit for std in stds))
-
-    def predict_quantiles(
-        self, X: ArrayLike, quantiles: ArrayLike = (0.05, 0.5, 0.95)
-    ) -> np.ndarray:
-        """Points below which new targets lie, ``(n_inputs, n_quantiles[, n_targets])``."""
-        check_is_fitted(self)
-        scaled = self._average(
-            predictive_quantiles, X, likelihood=self.likelihood_, quantiles=quantiles
-        )
-        return self._like_targets(self._unscaled(scaled.reshape(*scaled.shape[:2], -1)))
-
-    def sample_y(self, X: ArrayLike, n_draws: int = 1, random_state: RandomState = 0) -> np.ndarray:
-        """Draw targets ``(n_draws, n_inputs[, n_targets])``, those of a draw from one network."""
-        check_is_fitted(self)
-        scaled = self._average(
-            draw_targets,
-            X,
-            likelihood=self.likelihood_,
-            n_draws=n_draws,
-            random_state=random_state,
-        )
-        return self._like_targets(self._unscaled(scaled.reshape(*scaled.shape[:2], -1)))
-
-    def log_predictive_density(self, X: ArrayLike, y: ArrayLike) -> np.ndarray:
-        """Log density of targets under the average of the networks' ``(n_inputs,)``, in nats."""
-        check_is_fitted(self)
-        y = np.asarray(y, float)
-        y = y.reshape(len(y), -1)
-        scaled = y if self.target_scaler_ is None else self.target_scaler_.transform(y)
-        log_p = self._average(
-            predictive.predictive_log_density, X, y=scaled, likelihood=self.likelihood_
-        )
-        return log_p - np.log(self._unit * np.ones(y.shape[1])).sum()
-
-    def _scale_targets(self, y: np.ndarray) -> np.ndarray:
-        if not self._goes_on:
-            self.target_scaler_ = StandardScaler().fit(y) if self.standardize else None
-        return y if self.target_scaler_ is None else self.target_scaler_.transform(y)
-
-    @property
-    def _unit(self) -> np.ndarray | float:
-        return 1.0 if self.target_scaler_ is None else self.target_scaler_.scale_
-
-    def _unscaled(self, values: np.ndarray) -> np.ndarray:
-        if self.target_scaler_ is None:
-            return values
-        return values * self.target_scaler_.scale_ + self.target_scaler_.mean_
-
-    def _like_targets(self, values: np.ndarray) -> np.ndarray:
-        return values[..., 0] if self.n_targets_ is None else values
+        likelihood = Normal((data.y.shape[1] / 2) ** 0.5) if data.loss == "mse" else data.loss
+        y = np.hstack([moments.mean, np.square(moments.std)])
+        old = Data(inputs, y, SoftNormal(likelihood), weights)
+        y = np.hstack([data.y, np.zeros_like(data.y)])
+        return old.join(Data(data.X, y, old.loss, data.weights))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

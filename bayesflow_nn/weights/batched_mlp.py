@@ -3,7 +3,7 @@
 For one network and a minibatch of inputs ``h_0 (batch, n_in)``::
 
     forward   a_l = h_{l-1} W_l^T + b_l,   h_l = activation(a_l),   z = h_{L-1} W_L^T + b_L
-    outputs   d_L = dloss/dz
+    outputs   d_L = dloss/dz, times the weights of the inputs, if they have any
     backward  d_{l-1} = (d_l W_l) * activation'(a_{l-1}),   dW_l^T = h_{l-1}^T d_l,   db_l = sum d_l
 
 Hidden layers are ``(n_networks, batch, n_out)`` with transposed weight matrices, outputs are
@@ -54,6 +54,8 @@ class MLPNetworks:
         Largest minibatch.
     n_orders : int
         Number of different minibatches per step: `n_networks`, or 1 if all networks share them.
+    sample_weight : Tensor of shape (n_inputs,), optional
+        Weights of the inputs, of mean one, in the dtype of the weights of networks.
 
     Attributes
     ----------
@@ -71,11 +73,13 @@ class MLPNetworks:
         loss: str | Likelihood,
         batch_size: int,
         n_orders: int,
+        sample_weight: Tensor | None = None,
     ) -> None:
         self._stack = stack
         has_bias = stack.layers[0].bias is not None
         self._inputs = torch.cat([X, torch.ones_like(X[:, :1])], dim=1) if has_bias else X
         self._targets = y.reshape(len(y), -1)
+        self._sample_weight = sample_weight
         self._differentiate = resolve_derivative(loss)
         self._activation = derive(stack.function)
         self._n_networks = len(weights)
@@ -108,6 +112,8 @@ class MLPNetworks:
         workspace.gather(self._inputs, self._targets, rows)
         self._forward(workspace)
         self._differentiate(workspace.outputs, workspace.targets, batch, workspace.output_deltas)
+        if self._sample_weight is not None:
+            workspace.output_deltas.mul_(self._sample_weight[rows][:, None])
         if n_missing:
             workspace.output_deltas[:, :, batch:] = 0
         self._backward(workspace)

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from bayesflow_nn.weights.architecture import Architecture
 from bayesflow_nn.weights.batched_mlp import MLPNetworks
 from bayesflow_nn.weights.early_stopping import EarlyStopping
-from bayesflow_nn.weights.losses import resolve_loss
+from bayesflow_nn.weights.losses import resolve_loss, resolve_weighted_loss
 from bayesflow_nn.weights.minibatches import MinibatchOrder
 from bayesflow_nn.weights.module_networks import ModuleNetworks
 from bayesflow_nn.weights.optimizers import make_optimizer
@@ -216,6 +216,7 @@ def split_into_chunks(n_networks: int, n_chunks: int, chunk_size: int | None) ->
 def _make_networks(
     architecture: Architecture, weights: Tensor, data: TrainingData, recipe: Recipe
 ) -> Networks:
+    relative_weight = data.relative_weight(weights)
     if architecture.is_mlp and (isinstance(data.loss, str) or data.likelihood is not None):
         return MLPNetworks(
             architecture.stack,
@@ -225,8 +226,12 @@ def _make_networks(
             loss=data.loss,
             batch_size=min(recipe.batch_size, data.n_inputs),
             n_orders=1 if recipe.minibatches == "shared" else len(weights),
+            sample_weight=relative_weight,
         )
-    return ModuleNetworks(architecture, weights, data.X, data.y, resolve_loss(data.loss))
+    resolve = resolve_loss if relative_weight is None else resolve_weighted_loss
+    return ModuleNetworks(
+        architecture, weights, data.X, data.y, resolve(data.loss), relative_weight
+    )
 
 
 def _make_order(chunk: range, data: TrainingData, recipe: Recipe) -> MinibatchOrder:

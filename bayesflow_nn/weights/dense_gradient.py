@@ -10,7 +10,8 @@ For one network and all inputs, one per column of :math:`h_0` (n_in, n_inputs):
 Inputs run along the last dimension, so that the weights are multiplied as they lie in the flat
 vector, and the soft maximum over few classes runs along vector lanes. In the first layer, whose
 inputs are shared, all networks are one matrix product, with the bias as the weight of one more
-input. Every product writes into a buffer that is allocated once.
+input. Every product writes into a buffer that is allocated once. Weights w_i of inputs multiply
+their log p and their columns of d_L.
 """
 
 from __future__ import annotations
@@ -35,15 +36,25 @@ class DenseLikelihood:
     likelihood : Likelihood
     X : Tensor of shape (n_inputs, n_in)
     y : Tensor of shape (n_inputs,) of labels, or (n_inputs, n_targets)
+    sample_weight : Tensor of shape (n_inputs,), optional
+        Factors of the log likelihoods of the inputs.
     """
 
-    def __init__(self, stack: DenseStack, likelihood: Likelihood, X: Tensor, y: Tensor) -> None:
+    def __init__(
+        self,
+        stack: DenseStack,
+        likelihood: Likelihood,
+        X: Tensor,
+        y: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> None:
         self._stack = stack
         self._activation = derive(stack.function)
         self._likelihood = likelihood
         has_bias = stack.layers[0].bias is not None
         self._X = torch.cat([X, torch.ones_like(X[:, :1])], dim=1) if has_bias else X
         self._y = y
+        self._sample_weight = sample_weight
         self._workspaces: dict[tuple, _Workspace] = {}
 
     def write(self, weights: Tensor, rows: Tensor | None, value: Tensor, gradient: Tensor) -> None:
@@ -61,12 +72,14 @@ class DenseLikelihood:
         X = (self._X if rows is None else self._X[rows]).to(weights.dtype)
         y = self._y if rows is None else self._y[rows]
         y = y.to(weights.dtype) if y.is_floating_point() else y
+        w = self._sample_weight
+        w = None if w is None else (w if rows is None else w[rows]).to(weights.dtype)
         work = self._workspace(len(weights), len(X), weights)
         self._forward(work, weights, X)
         if isinstance(self._likelihood, Categorical):
-            _differentiate_categorical(work.a[-1], y, value, work.d[-1])
+            _differentiate_categorical(work.a[-1], y, w, value, work.d[-1])
         else:
-            _differentiate(self._likelihood, work.a[-1], y, value, work.d[-1])
+            _differentiate(self._likelihood, work.a[-1], y, w, value, work.d[-1])
         self._backward(work, weights, X, gradient)
 
     def _forward(self, work: _Workspace, weights: Tensor, X: Tensor) -> None:
@@ -137,21 +150,31 @@ def _matrix(layer: DenseLayer, weights: Tensor) -> Tensor:
     return weights[:, layer.weight].unflatten(1, (layer.n_out, layer.n_in))
 
 
-def _differentiate_categorical(z: Tensor, y: Tensor, value: Tensor, out: Tensor) -> None:
-    """Write ``log softmax(z)_y``, summed over inputs, and its derivative ``one_hot(y) - p``."""
+def sum_over_inputs(log_prob: Tensor, w: Tensor | None) -> Tensor:
+    """Sum log likelihoods ``(..., n_inputs)`` with their weights ``(n_inputs,)``, if any."""
+    return log_prob.sum(-1) if w is None else (log_prob * w).sum(-1)
+
+
+def _differentiate_categorical(
+    z: Tensor, y: Tensor, w: Tensor | None, value: Tensor, out: Tensor
+) -> None:
+    """Write the sum of ``w log softmax(z)_y`` over inputs, and its derivative ``w (1_y - p)``."""
     one_hot = z.new_zeros(z.shape[1:]).scatter_(0, y[None], 1)
-    value.copy_(torch.log_softmax(z, 1).flatten(1) @ one_hot.flatten())
+    weighted = one_hot if w is None else one_hot * w
+    value.copy_(torch.log_softmax(z, 1).flatten(1) @ weighted.flatten())
     torch.softmax(z, 1, out=out)
     torch.sub(one_hot, out, out=out)
+    if w is not None:
+        out.mul_(w)
 
 
 def _differentiate(
-    likelihood: Likelihood, z: Tensor, y: Tensor, value: Tensor, out: Tensor
+    likelihood: Likelihood, z: Tensor, y: Tensor, w: Tensor | None, value: Tensor, out: Tensor
 ) -> None:
     """Write the log likelihood, summed over inputs, and its derivative, by autograd."""
 
     def total(outputs: Tensor) -> tuple[Tensor, Tensor]:
-        per_network = likelihood.log_prob(outputs.mT, y).sum(1)
+        per_network = sum_over_inputs(likelihood.log_prob(outputs.mT, y), w)
         return per_network.sum(), per_network
 
     derivative, per_network = torch.func.grad(total, has_aux=True)(z)

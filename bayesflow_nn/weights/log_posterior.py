@@ -2,8 +2,9 @@ r"""Unnormalised log posterior of many networks at once, with its gradient.
 
 .. math::
     \log p(\theta | D) + \text{const} =
-        \log p(\theta) + \sum_{i=1}^N \log p(y_i | f(\theta, x_i))
+        \log p(\theta) + \sum_{i=1}^N w_i \log p(y_i | f(\theta, x_i))
 
+A weight w_i is 1 unless given: 2 is a datum seen twice, weights below 1 temper the likelihood.
 A minibatch B estimates it without bias: its log likelihood is multiplied by N / |B|. Markov chains,
 importance weights and refinement share this object, so that they mean the same posterior.
 """
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bayesflow_nn.weights.architecture import Architecture
-from bayesflow_nn.weights.dense_gradient import DenseLikelihood
+from bayesflow_nn.weights.dense_gradient import DenseLikelihood, sum_over_inputs
 from bayesflow_nn.weights.likelihoods import Likelihood, resolve_likelihood
 from bayesflow_nn.weights.priors import Prior, resolve_prior
 from bayesflow_nn.weights.training_data import check_data
@@ -43,6 +44,9 @@ class LogPosterior:
         Inputs. Tensors keep their dtype; other arrays are cast to that of the architecture.
     y : array of shape (n_inputs,) or (n_inputs, n_targets)
         Integer labels, or real targets.
+    sample_weight : array of shape (n_inputs,), optional
+        Factors of the log likelihoods of the inputs, non-negative and not all zero. They are taken
+        as they are, not scaled. Inputs of weight zero are left out.
     prior : float, mapping from name to float, Prior or callable
         Standard deviation of normal weights (one, or one per parameter), a prior such as
         ``LaplacePrior(0.5)``, or a function from weights ``(n, n_weights)`` to log densities
@@ -59,9 +63,12 @@ class LogPosterior:
     architecture : Architecture
     X, y : Tensor
         The data as they are used.
+    sample_weight : Tensor of shape (n_inputs,) or None
     prior : Prior or callable
     likelihood : Likelihood
     n_inputs : int
+        Without those of weight zero.
+    total_weight : float
 
     Raises
     ------
@@ -89,6 +96,7 @@ class LogPosterior:
         X: ArrayLike | Tensor,
         y: ArrayLike | Tensor,
         *,
+        sample_weight: ArrayLike | Tensor | None = None,
         prior: float | Prior | Callable[[Tensor], Tensor] = 1.0,
         likelihood: float | Likelihood | None = None,
         chunk_size: int | None = None,
@@ -100,15 +108,18 @@ class LogPosterior:
                 f"wrap a module as Architecture(module)."
             )
         self.likelihood = _resolve_likelihood(likelihood, y)
-        data = check_data(architecture, X, y, self.likelihood, device)
+        data = check_data(architecture, X, y, self.likelihood, device, sample_weight)
         self.architecture, self.X, self.y = architecture, data.X, data.y
+        self.sample_weight = data.sample_weight
         self.prior = resolve_prior(prior)
         if chunk_size is None:
             itemsize = self.X.element_size() if self.X.is_floating_point() else 4
             chunk_size = architecture.networks_per_chunk(self.X, itemsize)
         self._chunk_size = check_integer("chunk_size", chunk_size)
         self._write_likelihood = (
-            DenseLikelihood(architecture.stack, self.likelihood, self.X, self.y).write
+            DenseLikelihood(
+                architecture.stack, self.likelihood, self.X, self.y, self.sample_weight
+            ).write
             if architecture.is_mlp
             else self._write_module_likelihood
         )
@@ -117,6 +128,11 @@ class LogPosterior:
     def n_inputs(self) -> int:
         """Number of inputs."""
         return len(self.X)
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights of the inputs: how many data they are worth."""
+        return self.n_inputs if self.sample_weight is None else self.sample_weight.sum().item()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -155,9 +171,9 @@ class LogPosterior:
     def log_likelihood(self, weights: Tensor) -> Tensor:
         """Log likelihood of all data ``(n,)`` of weights ``(n, n_weights)``, in nats."""
         check_weights(weights, self.architecture.n_weights)
-        X, y = _cast(self.X, weights), _cast(self.y, weights)
+        X, y, w = self._data(weights, None)
         chunks = [
-            self.likelihood.log_prob(self.architecture.apply(chunk, X), y).sum(1)
+            sum_over_inputs(self.likelihood.log_prob(self.architecture.apply(chunk, X), y), w)
             for chunk in weights.split(self._chunk_size)
         ]
         return torch.cat(chunks)
@@ -213,16 +229,23 @@ class LogPosterior:
     def _write_module_likelihood(
         self, weights: Tensor, rows: Tensor | None, value: Tensor, gradient: Tensor
     ) -> None:
-        X = _cast(self.X if rows is None else self.X[rows], weights)
-        y = _cast(self.y if rows is None else self.y[rows], weights)
+        X, y, w = self._data(weights, rows)
 
         def of_one(row: Tensor) -> tuple[Tensor, Tensor]:
-            log_prob = self.likelihood.log_prob(self.architecture.call(row, X), y).sum()
+            outputs = self.architecture.call(row, X)
+            log_prob = sum_over_inputs(self.likelihood.log_prob(outputs, y), w)
             return log_prob, log_prob
 
         derivative, log_prob = torch.vmap(torch.func.grad(of_one, has_aux=True))(weights)
         value.copy_(log_prob)
         gradient.copy_(derivative)
+
+    def _data(self, weights: Tensor, rows: Tensor | None) -> list[Tensor | None]:
+        """Return X, y and w (None without) of `rows` (None is all), in the dtype of `weights`."""
+        data = [self.X, self.y, self.sample_weight]
+        if rows is not None:
+            data = [None if values is None else values[rows] for values in data]
+        return [None if values is None else _cast(values, weights) for values in data]
 
 
 def _resolve_likelihood(likelihood: float | Likelihood | None, y: ArrayLike | Tensor) -> Likelihood:

@@ -12,6 +12,7 @@ from bayesflow_nn.weights.architecture import Architecture
 from bayesflow_nn.weights.likelihoods import Categorical, Likelihood
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+WeightedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Derivative = Callable[[Tensor, Tensor, int, Tensor], None]
 
 
@@ -60,6 +61,17 @@ def resolve_loss(loss: str | Loss | Likelihood) -> Loss:
     if not hasattr(loss, "log_prob"):
         return loss
     return lambda outputs, y: -loss.log_prob(outputs, y).mean()
+
+
+def resolve_weighted_loss(loss: str | Likelihood) -> WeightedLoss:
+    """Loss of one network with a weight per input: ``sum_i w_i l_i / batch``.
+
+    The function maps outputs ``(batch, n_outputs)``, targets and weights ``(batch,)`` to a scalar.
+    """
+    if loss == "mse":
+        return lambda outputs, y, w: (w * (outputs - y).square().mean(1)).mean()
+    likelihood = Categorical() if loss == "cross_entropy" else loss
+    return lambda outputs, y, w: -(w * likelihood.log_prob(outputs, y)).mean()
 
 
 def resolve_derivative(loss: str | Likelihood) -> Derivative:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bayesflow_nn.weights.architecture import Architecture
-from bayesflow_nn.weights.losses import Loss
+from bayesflow_nn.weights.losses import Loss, WeightedLoss
 
 
 class ModuleNetworks:
@@ -23,7 +23,10 @@ class ModuleNetworks:
     y : Tensor of shape (n_inputs, ...)
         Targets.
     loss : callable
-        Maps outputs ``(batch, n_outputs)`` and targets of one network to a scalar.
+        Maps outputs ``(batch, n_outputs)`` and targets of one network, and weights ``(batch,)`` if
+        there are any, to a scalar.
+    sample_weight : Tensor of shape (n_inputs,), optional
+        Weights of the inputs, of mean one.
 
     Attributes
     ----------
@@ -32,16 +35,22 @@ class ModuleNetworks:
     """
 
     def __init__(
-        self, architecture: Architecture, weights: Tensor, X: Tensor, y: Tensor, loss: Loss
+        self,
+        architecture: Architecture,
+        weights: Tensor,
+        X: Tensor,
+        y: Tensor,
+        loss: Loss | WeightedLoss,
+        sample_weight: Tensor | None = None,
     ) -> None:
-        self._X, self._y = X, y
+        self._data = (X, y) if sample_weight is None else (X, y, sample_weight)
         self.parameters = weights.flatten().clone()
         self.gradient = torch.empty_like(self.parameters)
         self._weights = self.parameters.view(weights.shape)
         self._gradient = self.gradient.view(weights.shape)
 
-        def loss_of_one(row: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-            return loss(architecture.call(row, inputs), targets)
+        def loss_of_one(row: Tensor, inputs: Tensor, *targets: Tensor) -> Tensor:
+            return loss(architecture.call(row, inputs), *targets)
 
         self._differentiate = torch.func.grad(loss_of_one)
 
@@ -55,9 +64,10 @@ class ModuleNetworks:
         """
         shared = len(rows) == 1 and len(self._weights) > 1
         rows = rows[0] if shared else rows
-        in_dims = (0, None, None) if shared else (0, 0, 0)
+        minibatch = [values[rows] for values in self._data]
+        in_dims = (0, *(None if shared else 0 for _ in minibatch))
         differentiate = torch.vmap(self._differentiate, in_dims)
-        self._gradient.copy_(differentiate(self._weights, self._X[rows], self._y[rows]))
+        self._gradient.copy_(differentiate(self._weights, *minibatch))
 
     def read_weights(self, out: Tensor) -> None:
         """Copy the current weights into `out`, a Tensor of shape (n_networks, n_weights)."""

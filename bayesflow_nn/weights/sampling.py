@@ -37,6 +37,7 @@ def sample_population(
     X: ArrayLike | Tensor,
     y: ArrayLike | Tensor,
     *,
+    sample_weight: ArrayLike | Tensor | None = None,
     sampler: str = "mclmc",
     n_chains: int | None = None,
     n_draws: int = 100,
@@ -52,10 +53,13 @@ def sample_population(
     random_state: RandomState = None,
     verbose: bool = False,
 ) -> WeightPopulation:
-    """Draw networks from the posterior of their weights, by Markov chains.
+    r"""Draw networks from the posterior of their weights, by Markov chains.
 
     Every chain tunes itself. All chains take their steps together: one gradient of all of them is
     a few batched matrix products.
+
+    With weights w_i of the inputs the posterior is :math:`p(\theta) \prod_i p(y_i | x_i,
+    \theta)^{w_i}`, up to a constant.
 
     Parameters
     ----------
@@ -66,6 +70,9 @@ def sample_population(
         cast to the dtype of the architecture.
     y : array of shape (n_inputs,) or (n_inputs, n_targets)
         Integer labels ``0 ... n_outputs - 1``, or floating regression targets.
+    sample_weight : array of shape (n_inputs,), optional
+        Weights of the inputs, non-negative and not all zero, not scaled: 2 is an input given twice,
+        and weights below 1 temper the likelihood. Inputs of weight zero are left out.
     sampler : {"mclmc", "hmc", "sgld"}
         "mclmc": microcanonical Langevin Monte Carlo without a Metropolis test, cheap per step and
         with a small bias that its `energy_variance` sets. "hmc": Hamiltonian Monte Carlo, without
@@ -142,6 +149,7 @@ def sample_population(
         architecture,
         X,
         y,
+        sample_weight=sample_weight,
         prior=prior,
         likelihood=likelihood,
         chunk_size=chunk_size,

@@ -45,7 +45,8 @@ class SGLD:
         Data of a gradient, the same for all chains; at most all. Every datum comes once before one
         comes again, but for a remainder smaller than a minibatch.
     step_size : float, optional
-        The largest step; by default 0.1 / N, where a datum curves the log posterior by about one.
+        The largest step; by default 0.1 over the total weight of the data (N, without weights),
+        where a datum curves the log posterior by about one.
     cycle_length : int
         Gradients of a cycle, which is one step of the chains. 1 is a constant step size.
     exploration : float in [0, 1)
@@ -92,7 +93,7 @@ class SGLD:
                 f"exploration must lie in [0, 1), got {exploration}: some of a cycle has to sample."
             )
         self._n_exploring = math.floor(exploration * cycle_length)
-        size = 0.1 / target.n_inputs if step_size is None else step_size
+        size = 0.1 / target.total_weight if step_size is None else step_size
         check_real("step_size", size, 0, strict=True)
         self._order = torch.empty(0, dtype=torch.long)
         self.position = Position.at(target, weights)

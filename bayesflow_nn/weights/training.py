@@ -31,6 +31,7 @@ def train_population(
     X: ArrayLike | Tensor,
     y: ArrayLike | Tensor,
     *,
+    sample_weight: ArrayLike | Tensor | None = None,
     n_networks: int | None = None,
     loss: str | Loss | Likelihood = "auto",
     optimizer: str = "adam",
@@ -55,7 +56,7 @@ def train_population(
     random_state: RandomState = None,
     verbose: bool = False,
 ) -> WeightPopulation:
-    """Train many networks of one architecture on the same data.
+    r"""Train many networks of one architecture on the same data.
 
     Equals a loop over networks with ``torch.optim``, up to rounding. Multilayer perceptrons with a
     named loss or a likelihood are trained by batched matrix products, all else by
@@ -63,6 +64,16 @@ def train_population(
 
     A network's initial weights and minibatches depend on `random_state` and its index alone: not
     on `chunk_size`, the number of threads or `n_networks`.
+
+    With weights w_i of the inputs and the L2 penalty c = `weight_decay`, what is minimised is
+
+    .. math::
+        L(\theta) = \sum_i w_i \ell_i(\theta) \Big/ \sum_i w_i
+            + \frac c2 |\theta|^2.
+
+    So a weight of 2 is a row given twice, and weights that are all equal are none. A minibatch B
+    has the gradient :math:`\sum_{i \in B} \tilde w_i \nabla \ell_i / |B|` with weights
+    scaled to mean one, :math:`\tilde w_i = n w_i / \sum_j w_j`, which is unbiased.
 
     Parameters
     ----------
@@ -74,6 +85,9 @@ def train_population(
         cast to the dtype of the architecture.
     y : array of shape (n_inputs,) or (n_inputs, n_outputs)
         Integer labels ``0 ... n_outputs - 1``, or floating regression targets.
+    sample_weight : array of shape (n_inputs,), optional
+        Weights of the inputs, non-negative and not all zero; only their ratios matter. Inputs of
+        weight zero are left out. Not for a callable loss.
     n_networks : int
         Number of networks; by default as many as `init` has, if that is an array.
     loss : {"auto", "cross_entropy", "mse"}, Likelihood or callable
@@ -136,8 +150,8 @@ def train_population(
     TypeError
         If an argument has a wrong type.
     ValueError
-        If a value is out of range, data and architecture do not fit, data are not finite, or all
-        networks diverged.
+        If a value is out of range, data and architecture do not fit, data are not finite, a
+        callable loss comes with `sample_weight`, or all networks diverged.
 
     Examples
     --------
@@ -158,7 +172,7 @@ def train_population(
     check_option("on_divergence", on_divergence, ("drop", "keep", "raise"))
     if chunk_size != "auto":
         check_integer("chunk_size", chunk_size)
-    data = check_data(architecture, X, y, loss, device)
+    data = check_data(architecture, X, y, loss, device, sample_weight)
     held_out = _check_held_out(architecture, data, validation_data)
     recipe = Recipe(
         optimizer=optimizer,

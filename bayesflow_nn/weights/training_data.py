@@ -12,7 +12,12 @@ from bayesflow_nn.weights.architecture import Architecture
 from bayesflow_nn.weights.likelihoods import Categorical, Likelihood
 from bayesflow_nn.weights.losses import LOSSES, Loss
 from bayesflow_nn.weights.stateless import run_once
-from bayesflow_nn.weights.validation import check_inputs, check_option, name_rows
+from bayesflow_nn.weights.validation import (
+    check_inputs,
+    check_option,
+    check_sample_weight,
+    name_rows,
+)
 
 MOST_INPUTS = 1024
 """Training inputs that a population keeps."""
@@ -27,11 +32,14 @@ class TrainingData:
     X : Tensor of shape (n_inputs, ...)
     y : Tensor of shape (n_inputs,) of integer labels, or (n_inputs, n_targets) of real targets
     loss : {"cross_entropy", "mse"}, Likelihood or callable
+    sample_weight : Tensor of shape (n_inputs,), optional
+        Positive weights in double precision.
     """
 
     X: Tensor
     y: Tensor
     loss: str | Loss | Likelihood
+    sample_weight: Tensor | None = None
 
     @property
     def task(self) -> str:
@@ -59,6 +67,16 @@ class TrainingData:
         """Number of inputs."""
         return len(self.X)
 
+    def relative_weight(self, like: Tensor) -> Tensor | None:
+        """Weights over their mean ``(n_inputs,)``, in the dtype of `like`; None if all are equal.
+
+        Only ratios of weights matter to a mean, so equal ones are none.
+        """
+        w = self.sample_weight
+        if w is None or bool((w == w[0]).all()):
+            return None
+        return (w / w.mean()).to(like)
+
 
 def check_data(
     architecture: Architecture,
@@ -66,8 +84,11 @@ def check_data(
     y: ArrayLike | Tensor,
     loss: str | Loss | Likelihood,
     device: torch.device | str | None,
+    sample_weight: ArrayLike | Tensor | None = None,
 ) -> TrainingData:
     """Convert data to tensors on one device, and raise if they do not fit.
+
+    Inputs of weight zero are left out.
 
     Parameters
     ----------
@@ -77,6 +98,7 @@ def check_data(
     loss : {"auto", "cross_entropy", "mse"}, Likelihood or callable
     device : torch.device, str or None
         None leaves `X` where it is.
+    sample_weight : array of shape (n_inputs,), optional
     """
     X = _to_tensor(X, architecture, device)
     check_inputs(X, architecture.sizes[0] if architecture.is_mlp else None)
@@ -88,12 +110,21 @@ def check_data(
         )
     _check_finite("X", X)
     _check_finite("y", y)
+    if sample_weight is not None:
+        sample_weight = check_sample_weight(sample_weight, len(X)).to(X.device)
+        counts = sample_weight > 0
+        X, y, sample_weight = X[counts], y[counts], sample_weight[counts]
     loss = _resolve_loss(loss, y)
+    if sample_weight is not None and not (isinstance(loss, str) or hasattr(loss, "log_prob")):
+        raise ValueError(
+            "sample_weight needs a loss of single inputs: 'cross_entropy', 'mse' or a likelihood, "
+            "got a callable, which maps a whole minibatch to one number."
+        )
     # Inputs that are token indices say nothing about the targets.
     dtype = X.dtype if X.is_floating_point() else architecture.dtype
     y = _as_targets(y, dtype, loss)
     _check_outputs(architecture, X, y, loss)
-    return TrainingData(X, y, loss)
+    return TrainingData(X, y, loss, sample_weight)
 
 
 def spread_rows(rows: Tensor, most: int) -> Tensor:

@@ -84,6 +84,26 @@ def check_inputs(X: Tensor, n_in: int | None) -> None:
         raise ValueError(f"X must have shape {expected}, got {tuple(X.shape)}.")
 
 
+def check_sample_weight(sample_weight: ArrayLike | Tensor, n_inputs: int) -> Tensor:
+    """Return the weights of inputs ``(n_inputs,)`` in double precision, or raise."""
+    weight = as_tensor(sample_weight).detach()
+    if weight.shape != (n_inputs,):
+        raise ValueError(
+            f"sample_weight must have shape ({n_inputs},), one weight per input, got "
+            f"{tuple(weight.shape)}."
+        )
+    weight = weight.double()
+    bad = ~(torch.isfinite(weight) & (weight >= 0))
+    if bad.any():
+        raise ValueError(
+            f"sample_weight must be finite and non-negative, got other weights in rows "
+            f"{name_rows(bad)}."
+        )
+    if not weight.any():
+        raise ValueError("sample_weight must hold a positive weight, got only zeros.")
+    return weight
+
+
 def check_buffers(
     buffers: Mapping[str, Tensor] | None, shapes: Mapping[str, torch.Size], n_networks: int
 ) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from bayesflow_nn import (
     sample_population,
     train_population,
 )
-from bayesflow_nn.estimators.seen_inputs import SeenInputs, remember
+from bayesflow_nn.estimators.seen_inputs import remember
 
 IRIS = load_iris(return_X_y=True)
 
@@ -59,7 +59,7 @@ def test_early_stopping_judges_by_stratified_inputs():
 def test_every_class_is_held_out():
     X, y = IRIS[0][::10], IRIS[1][::10]  # of 15 inputs a tenth would be two
     model = FlowBNNClassifier(early_stopping=True, **FAST).fit(X, y)
-    assert model.seen_inputs_.n_seen == 12
+    assert model.seen_inputs_.total_weight == 12
     with pytest.raises(ValueError, match="validation_fraction must leave inputs to train on"):
         FlowBNNClassifier(early_stopping=True, **FAST).fit(IRIS[0][[0, 60]], [0, 1])
 
@@ -72,7 +72,7 @@ def test_a_regression_holds_out_one_set_for_noise_and_stopping():
     model = FlowBNNRegressor(**options).fit(X, y)
     assert set(model.population_.metrics) == {"best_epoch", "n_epochs", "mse"}
     assert 0.1 < model.likelihood_.scale < 1
-    assert model.seen_inputs_.n_seen == 90
+    assert model.seen_inputs_.total_weight == 90
     predicted = FlowBNNRegressor(noise="predicted", **options).fit(X, y)
     assert "nll" in predicted.population_.metrics
 
@@ -180,7 +180,7 @@ def test_two_halves_of_labels_are_closer_to_both_than_to_either(population):
     found = distance(model.predict_proba(BLOBS), both)
     assert found < min(distance(half, both) for half in halves) / 2
     assert model.population_.task == "classification"
-    assert model.seen_inputs_.n_seen == 240
+    assert model.seen_inputs_.total_weight == 240
 
 
 @pytest.mark.parametrize("population", ["ensemble", "mcmc"])
@@ -202,15 +202,28 @@ def test_two_halves_of_targets_are_closer_to_both_than_to_either(population, noi
     assert model.likelihood_.task == model.population_.task == "regression"
 
 
-def test_the_sample_of_seen_inputs_follows_their_numbers():
-    seen = None
-    for k, n in enumerate([300, 700, 3000, 4000]):
-        seen = remember(seen, np.full((n, 1), float(k)))
-        assert len(seen.inputs) == min(1024, seen.n_seen)
-    assert seen.n_seen == 8000
-    shares = np.bincount(seen.inputs[:, 0].astype(int)) / 1024
-    np.testing.assert_allclose(shares, np.array([300, 700, 3000, 4000]) / 8000, atol=2e-3)
-    assert SeenInputs(np.zeros((10, 2)), 25).count == 2.5
+def test_the_sample_of_seen_inputs_follows_their_weights():
+    seen, numbers, weights = None, [300, 700, 3000, 4000], [1.0, 0.5, 2.0, 0.25]
+    for k, (n, w) in enumerate(zip(numbers, weights, strict=True)):
+        seen = remember(seen, np.full((n, 1), float(k)), np.full(n, w))
+        assert len(seen.inputs) == len(seen.weights) <= 1024
+    totals = np.multiply(numbers, weights)
+    assert seen.total_weight == pytest.approx(totals.sum())
+    shares = np.bincount(seen.inputs[:, 0].astype(int), seen.weights)
+    # Every fit of a later one may move an end of a share by a place in 1,024.
+    np.testing.assert_allclose(shares / totals.sum(), totals / totals.sum(), atol=4e-3)
+    few = remember(None, np.zeros((5, 1)), np.arange(1.0, 6.0))
+    np.testing.assert_array_equal(few.weights, [1, 2, 3, 4, 5])
+
+
+def test_a_heavy_input_is_remembered_once_with_its_weight():
+    weights = np.ones(3000)
+    weights[1234] = 9000.0  # three quarters of all
+    seen = remember(None, np.arange(3000.0)[:, None], weights)
+    (heavy,) = seen.weights[seen.inputs[:, 0] == 1234]
+    # To within the weight of a place.
+    assert abs(heavy - 9000) < 12000 / 1024
+    assert seen.total_weight == pytest.approx(11999)
 
 
 def test_what_cannot_go_on_is_named():

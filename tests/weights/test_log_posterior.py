@@ -15,6 +15,7 @@ from bayesflow_nn.weights.log_posterior import LogPosterior
 from bayesflow_nn.weights.priors import LaplacePrior, NormalPrior
 
 N_INPUTS = 11
+SAMPLE_WEIGHT = torch.linspace(0.2, 3.0, N_INPUTS, dtype=torch.float64)
 LIKELIHOODS = [
     (Categorical(), 3),
     (Normal((0.7, 1.3)), 2),
@@ -66,13 +67,14 @@ def log_density(likelihood, f, y):
     return law.log_prob(y).sum()
 
 
-def loop(architecture, X, y, likelihood, log_prior, weights, rows=None):
+def loop(architecture, X, y, likelihood, log_prior, weights, rows=None, w=None):
     """Value and gradient of one network after the other, one input after the other."""
     rows = range(len(X)) if rows is None else rows.tolist()
+    w = [1.0] * len(X) if w is None else w.tolist()
     values, gradients = [], []
     for row in weights:
         module = architecture.to_module(row)
-        terms = [log_density(likelihood, module(X[i : i + 1])[0], y[i]) for i in rows]
+        terms = [w[i] * log_density(likelihood, module(X[i : i + 1])[0], y[i]) for i in rows]
         theta = nn.utils.parameters_to_vector(module.parameters())
         value = len(X) / len(rows) * sum(terms) + log_prior(theta)
         gradient = torch.autograd.grad(value, list(module.parameters()))
@@ -88,17 +90,41 @@ def normal_log_prior(theta):
 @pytest.mark.parametrize("kind", ["relu", "gelu", "module"])
 @pytest.mark.parametrize(("likelihood", "n_outputs"), LIKELIHOODS, ids=repr)
 @pytest.mark.parametrize("rows", [None, torch.tensor([3, 0, 7])], ids=["all", "minibatch"])
-def test_equals_a_loop_with_autograd(kind, likelihood, n_outputs, rows):
+@pytest.mark.parametrize("w", [None, SAMPLE_WEIGHT], ids=["unweighted", "weighted"])
+def test_equals_a_loop_with_autograd(kind, likelihood, n_outputs, rows, w):
     architecture = make_architecture(kind, n_outputs)
     X, y = make_data(likelihood)
     weights = draw_weights(architecture)
-    log_posterior = LogPosterior(architecture, X, y, prior=0.5, likelihood=likelihood, chunk_size=3)
+    log_posterior = LogPosterior(
+        architecture, X, y, sample_weight=w, prior=0.5, likelihood=likelihood, chunk_size=3
+    )
     value, gradient = log_posterior.value_and_gradient(weights, rows)
-    expected = loop(architecture, X, y, likelihood, normal_log_prior, weights, rows)
+    expected = loop(architecture, X, y, likelihood, normal_log_prior, weights, rows, w)
     torch.testing.assert_close(value, expected[0], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gradient, expected[1], rtol=1e-10, atol=1e-10)
     if rows is None:
         torch.testing.assert_close(log_posterior(weights), expected[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["relu", "module"])
+@pytest.mark.parametrize(("likelihood", "n_outputs"), LIKELIHOODS, ids=repr)
+def test_integer_weights_are_repeated_rows(kind, likelihood, n_outputs):
+    architecture = make_architecture(kind, n_outputs)
+    X, y = make_data(likelihood)
+    weights = draw_weights(architecture)
+    w = torch.arange(N_INPUTS) % 4  # some of them zero
+    options = {"prior": 0.5, "likelihood": likelihood}
+    weighted = LogPosterior(architecture, X, y, sample_weight=w, **options)
+    repeated = LogPosterior(
+        architecture, X.repeat_interleave(w, 0), y.repeat_interleave(w, 0), **options
+    )
+    assert weighted.total_weight == repeated.total_weight == repeated.n_inputs == w.sum()
+    assert weighted.n_inputs == (w > 0).sum()
+    torch.testing.assert_close(weighted(weights), repeated(weights), rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(
+        weighted.value_and_gradient(weights), repeated.value_and_gradient(weights), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +222,7 @@ X, Y = make_data(Categorical())
         ({"prior": 0}, ValueError, "prior must be finite and > 0"),
         ({"likelihood": "normal"}, TypeError, "likelihood must be a number"),
         ({"chunk_size": 0}, ValueError, "chunk_size must be an integer of at least 1"),
+        ({"sample_weight": -SAMPLE_WEIGHT}, ValueError, "sample_weight must be finite and non-neg"),
     ],
 )
 def test_bad_input_is_named(changes, error, match):

@@ -13,18 +13,18 @@ from bayesflow_nn.weights import (
     Normal,
     train_population,
 )
-from bayesflow_nn.weights.soft_targets import SoftCategorical, SoftNormal, soft_normal_targets
+from bayesflow_nn.weights.soft_targets import SoftCategorical, SoftNormal
 
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_classes_are_the_weighted_sum_over_labels():
+def test_classes_are_the_expectation_over_labels():
     f, q = normal(4, 5, 3), normal(5, 3, seed=1).softmax(-1)
     labels = [Categorical().log_prob(f, torch.full((5,), k)) for k in range(3)]
-    expected = 2.5 * sum(q[:, k] * log_p for k, log_p in enumerate(labels))
-    torch.testing.assert_close(SoftCategorical().log_prob(f, 2.5 * q), expected)
+    expected = sum(q[:, k] * log_p for k, log_p in enumerate(labels))
+    torch.testing.assert_close(SoftCategorical().log_prob(f, q), expected)
 
 
 @pytest.mark.parametrize("likelihood", [Normal((0.5, 2.0)), HeteroscedasticNormal(0.1)])
@@ -36,9 +36,9 @@ def test_normal_targets_are_an_expectation(likelihood):
     points = [mean + variance.sqrt() * node for node in nodes]
     expected = sum(p * likelihood.log_prob(f, y) for p, y in zip(w / w.sum(), points, strict=True))
     soft = SoftNormal(likelihood)
-    y = soft_normal_targets(mean, variance, count=3.0)
+    y = torch.cat([mean, variance], 1)
     assert soft.n_outputs(y.shape[1]) == likelihood.n_outputs(2)
-    torch.testing.assert_close(soft.log_prob(f, y), 3 * expected)
+    torch.testing.assert_close(soft.log_prob(f, y), expected)
 
 
 def differences(log_posterior, weights):
@@ -68,7 +68,7 @@ def test_the_best_line_stands_for_its_targets():
     y = X @ normal(2, 2, seed=1) + normal(80, 2, seed=2)
     mean = torch.as_tensor(LinearRegression().fit(X, y).predict(X))
     line, weights = Architecture.mlp([2, 2]), normal(6, 6, seed=3)
-    rows = soft_normal_targets(mean, torch.zeros_like(mean), 1.0)
+    rows = torch.cat([mean, torch.zeros_like(mean)], 1)
     soft = LogPosterior(line, X, rows, likelihood=SoftNormal(Normal(0.7)))
     expected = differences(LogPosterior(line, X, y, likelihood=0.7), weights)
     torch.testing.assert_close(differences(soft, weights), expected)
@@ -79,7 +79,7 @@ def test_networks_are_trained_on_probabilities():
     population = train_population(
         Architecture.mlp([2, 3]),
         X,
-        4 * q.expand(8, 3),
+        q.expand(8, 3),
         n_networks=3,
         loss=SoftCategorical(),
         learning_rate=0.05,
