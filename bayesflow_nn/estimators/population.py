@@ -92,6 +92,7 @@ def train_networks(
     seed : int
     """
     held_out = data.held_out
+    validation = held_out and (held_out.X, held_out.y, held_out.sample_weight)
     is_ensemble = estimator.population == "ensemble"
     return train_population(
         architecture,
@@ -105,7 +106,7 @@ def train_networks(
         n_epochs=estimator.max_iter,
         batch_size=min(estimator.batch_size, len(data.X)),
         init=init,
-        validation_data=None if held_out is None else (held_out.X, held_out.y),
+        validation_data=validation,
         early_stopping=held_out is not None,
         n_iter_no_change=estimator.n_iter_no_change,
         tol=estimator.tol,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bayesflow_nn.weights.architecture import Architecture
-from bayesflow_nn.weights.losses import score_networks
+from bayesflow_nn.weights.scores import score_networks
 from bayesflow_nn.weights.training_data import TrainingData
 
 
@@ -27,7 +27,8 @@ class EarlyStopping:
     ----------
     architecture : Architecture
     held_out : TrainingData
-        Its "nll" decides, or its "mse" where no likelihood is known.
+        Its "nll" decides, or its "mse" where no likelihood is known, with the weights of its
+        inputs.
     n_iter_no_change : int
         Epochs in a row without a gain that a network may have.
     tol : float
@@ -76,8 +77,5 @@ class EarlyStopping:
         # In double precision how many networks are multiplied together changes no decision. Other
         # modules than multilayer perceptrons may have buffers of one precision.
         rows = weights.double() if self._architecture.is_mlp else weights
-        data = self._held_out
-        scores = score_networks(
-            self._architecture, rows, data.X, data.y, data.task, data.likelihood
-        )
+        scores = score_networks(self._architecture, rows, self._held_out)
         return scores.get("nll", scores.get("mse")).double()

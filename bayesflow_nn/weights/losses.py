@@ -1,4 +1,4 @@
-"""Training losses, their derivatives at the outputs, and validation metrics per network."""
+"""Training losses, and their derivatives at the outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesflow_nn.weights.architecture import Architecture
 from bayesflow_nn.weights.likelihoods import Categorical, Likelihood
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -91,51 +90,3 @@ def resolve_derivative(loss: str | Likelihood) -> Derivative:
         out.copy_(differentiate(z, targets)).mul_(1 / batch)
 
     return derivative
-
-
-def score_networks(
-    architecture: Architecture,
-    weights: Tensor,
-    X: Tensor,
-    y: Tensor,
-    task: str,
-    likelihood: Likelihood | None = None,
-) -> dict[str, Tensor]:
-    """Evaluate every network on validation data.
-
-    Parameters
-    ----------
-    architecture : Architecture
-    weights : Tensor of shape (n_networks, n_weights)
-    X : Tensor of shape (n_inputs, ...)
-    y : Tensor of shape (n_inputs,) or (n_inputs, n_outputs)
-    task : {"classification", "regression"}
-    likelihood : Likelihood, optional
-        What the outputs of a regression say, if they are not the targets themselves.
-
-    Returns
-    -------
-    dict from name to Tensor of shape (n_networks,)
-        "nll" (nats per input) and "accuracy", or "mse" and, with a likelihood, "nll".
-    """
-    if task == "classification":
-        likelihood = Categorical()
-    n_rows = architecture.networks_per_chunk(X, weights.element_size())
-    parts = [
-        _score(architecture.apply(rows, X), y, task, likelihood) for rows in weights.split(n_rows)
-    ]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _score(
-    outputs: Tensor, y: Tensor, task: str, likelihood: Likelihood | None
-) -> dict[str, Tensor]:
-    scores = {}
-    if likelihood is not None:
-        scores["nll"] = -likelihood.log_prob(outputs, y).mean(1)
-    if task == "classification":
-        scores["accuracy"] = (outputs.argmax(2) == y).to(outputs.dtype).mean(1)
-    else:
-        mean = outputs if likelihood is None else likelihood.moments(outputs)[0]
-        scores["mse"] = (mean - y).square().mean((1, 2))
-    return scores

@@ -12,18 +12,14 @@ from bayesflow_nn.weights.architecture import Architecture
 from bayesflow_nn.weights.chunks import Trained, train_in_chunks
 from bayesflow_nn.weights.initialization import INITS, draw_initial_weights, read_init
 from bayesflow_nn.weights.likelihoods import Likelihood
-from bayesflow_nn.weights.losses import Loss, score_networks
+from bayesflow_nn.weights.losses import Loss
 from bayesflow_nn.weights.optimizers import Schedule, resolve_schedule
 from bayesflow_nn.weights.population import WeightPopulation
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.recipe import Recipe
+from bayesflow_nn.weights.scores import score_networks
 from bayesflow_nn.weights.training_data import MOST_INPUTS, TrainingData, check_data, spread_rows
-from bayesflow_nn.weights.validation import (
-    check_integer,
-    check_option,
-    check_real,
-    name_rows,
-)
+from bayesflow_nn.weights.validation import check_integer, check_option, check_real, name_rows
 
 
 def train_population(
@@ -46,7 +42,7 @@ def train_population(
     minibatches: str = "independent",
     burn_in: int = 0,
     stride: int | None = None,
-    validation_data: tuple[ArrayLike | Tensor, ArrayLike | Tensor] | None = None,
+    validation_data: tuple[ArrayLike | Tensor, ...] | None = None,
     early_stopping: bool = False,
     n_iter_no_change: int = 10,
     tol: float = 1e-4,
@@ -116,9 +112,9 @@ def train_population(
     burn_in, stride : int, optional
         Record the weights every `stride` iterations after `burn_in` epochs, and at the end; each
         network becomes a `chain`. By default only the last weights are recorded.
-    validation_data : tuple (X, y), optional
+    validation_data : tuple (X, y) or (X, y, sample_weight), optional
         Evaluated for every network into ``metrics``: "nll" (nats) and "accuracy", or "mse" and,
-        with a likelihood, "nll".
+        with a likelihood, "nll". With weights of the inputs these are weighted means.
     early_stopping : bool
         Whether every network keeps the weights of the epoch with the least loss on
         `validation_data` ("nll", else "mse"), and stops once that stalls. Each is judged for
@@ -210,8 +206,14 @@ def _check_held_out(
 ) -> TrainingData | None:
     if validation_data is None:
         return None
+    if len(validation_data) not in (2, 3):
+        raise ValueError(
+            f"validation_data must be (X, y) or (X, y, sample_weight), got {len(validation_data)} "
+            f"entries."
+        )
+    X, y, *weight = validation_data
     try:
-        return check_data(architecture, *validation_data, data.metric_loss, data.X.device)
+        return check_data(architecture, X, y, data.metric_loss, data.X.device, *weight)
     except ValueError as error:
         raise ValueError(f"validation_data: {error}") from error
 
@@ -276,9 +278,7 @@ def _collect(
     rows = trained.weights[keep].flatten(0, 1)
     metrics = {name: metric.to(keep.device)[keep] for name, metric in trained.metrics.items()}
     if held_out is not None:
-        metrics |= score_networks(
-            architecture, rows, held_out.X, held_out.y, held_out.task, held_out.likelihood
-        )
+        metrics |= score_networks(architecture, rows, held_out)
     return WeightPopulation(
         rows,
         architecture=architecture,

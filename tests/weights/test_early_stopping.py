@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesflow_nn.weights import Architecture, train_population
+from bayesflow_nn.weights import Architecture, HeteroscedasticNormal, train_population
 
 N_NETWORKS, N_EPOCHS = 20, 40
 RULE = {"n_iter_no_change": 3, "tol": 2e-3}
@@ -91,9 +91,54 @@ def test_squared_errors_judge_a_regression_without_a_likelihood(data):
     assert (mse < 0.1).all()
 
 
+@pytest.mark.parametrize("architecture", [MLP, MODULE], ids=["mlp", "module"])
+def test_a_held_out_weight_of_two_is_an_input_given_twice(data, architecture):
+    train, (X, y) = data
+    w = torch.arange(30) % 4  # zero: left out
+    twice = X.repeat_interleave(w, 0), y.repeat_interleave(w)
+    rule = {"early_stopping": True, **RULE}
+    weighted, repeated, plain = (
+        train_population(architecture, *train, **options(held_out, **rule))
+        for held_out in ((X, y, w), twice, (X, y))
+    )
+    assert torch.equal(weighted.metrics["best_epoch"], repeated.metrics["best_epoch"])
+    assert not torch.equal(weighted.metrics["best_epoch"], plain.metrics["best_epoch"])
+    for name in ("nll", "accuracy"):
+        torch.testing.assert_close(weighted.metrics[name], repeated.metrics[name])
+
+
+@pytest.mark.parametrize("likelihood", ["mse", HeteroscedasticNormal(0.1)], ids=["mse", "nll"])
+def test_scores_of_targets_are_weighted_means(data, likelihood):
+    (X, _), (X_held_out, _) = data
+    y, w = torch.stack([X_held_out[:, 0], X_held_out.sum(1)], 1), torch.arange(1.0, 31.0)
+    population = train_population(
+        Architecture.mlp([4, 2 if likelihood == "mse" else 4]),
+        X,
+        torch.stack([X[:, 0], X.sum(1)], 1),
+        loss=likelihood,
+        **options((X_held_out, y, w), n_epochs=2),
+    )
+    outputs = population.apply(X_held_out)
+    square = (outputs[..., :2] - y).square().mean(2).numpy()
+    np.testing.assert_allclose(
+        population.metrics["mse"], np.average(square, axis=1, weights=w), rtol=1e-5
+    )
+    if likelihood != "mse":
+        log_p = likelihood.log_prob(outputs, y).numpy()
+        np.testing.assert_allclose(
+            population.metrics["nll"], np.average(-log_p, axis=1, weights=w), rtol=1e-4
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        ({"validation_data": (1, 2, 3, 4)}, ValueError, r"must be .X, y. or .* got 4 entries"),
+        (
+            {"validation_data": (torch.zeros(2, 4), torch.zeros(2).long(), [1.0, -1.0])},
+            ValueError,
+            "validation_data: sample_weight must be finite and non-negative",
+        ),
         ({"validation_data": None}, ValueError, "validation_data must be given for early_stopping"),
         ({"stride": 4}, ValueError, "stride must be None with early_stopping.*got 4"),
         ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change must be an integer of at least 1"),
