@@ -11,11 +11,10 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import accuracy_score, log_loss, r2_score
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 from bayesflow_nn import FlowBNNClassifier, FlowBNNRegressor
@@ -86,98 +85,6 @@ def test_uncertainty_is_the_entropy_of_the_prediction(classifier, iris):
     total, aleatoric, epistemic = classifier.uncertainty(iris[0])
     np.testing.assert_allclose(total, -(p * np.log(p)).sum(1), atol=1e-5)
     np.testing.assert_allclose(total, aleatoric + epistemic, atol=1e-6)
-
-
-def test_balanced_classes_are_the_weights_of_scikit_learn(iris):
-    rows = [*range(80), *range(100, 110)]  # 50, 30 and 10 of the classes
-    X, y = iris[0][rows], iris[1][rows]
-    w = np.arange(len(y)) % 3 + 1.0
-    repeated = y.repeat(w.astype(int))
-    # What scikit-learn makes of repeated rows: classes are counted with their weights.
-    of_class = dict(zip(repeated, compute_sample_weight("balanced", repeated), strict=True))
-    for weight, counted, of_rows in (
-        (None, y, compute_sample_weight("balanced", y)),
-        (w, repeated, w * [of_class[label] for label in y]),
-    ):
-        assert of_rows.sum() == pytest.approx(len(counted))
-        balanced = FlowBNNClassifier(class_weight="balanced", **FAST).fit(X, y, weight)
-        by_rows = FlowBNNClassifier(**FAST).fit(X, y, of_rows)
-        np.testing.assert_array_equal(balanced.networks_, by_rows.networks_)
-
-
-def test_classes_have_weights_by_their_names(iris):
-    X, y = iris
-    names = np.array(["setosa", "versicolor", "virginica"])[y]
-    by_class = FlowBNNClassifier(class_weight={"virginica": 0.0, "setosa": 3}, **FAST)
-    by_class.fit(X, names, np.full(150, 2.0))
-    by_rows = FlowBNNClassifier(**FAST).fit(X, names, np.array([6.0, 2.0, 1e-300])[y])
-    assert list(by_class.classes_) == ["setosa", "versicolor", "virginica"]  # the last has no data
-    np.testing.assert_allclose(by_class.scaler_.mean_, by_rows.scaler_.mean_)
-    assert "virginica" not in by_class.predict(X)
-
-
-def test_weights_reach_the_scalers_the_loss_and_the_score(line):
-    X, y = line
-    w = np.random.default_rng(0).uniform(0.5, 2, len(y))
-    model = FlowBNNRegressor(**FAST).fit(X, y, w)
-    np.testing.assert_allclose(model.scaler_.mean_, np.average(X, axis=0, weights=w))
-    mean = np.average(y, weights=w)
-    np.testing.assert_allclose(model.target_scaler_.mean_, mean)
-    np.testing.assert_allclose(model.target_scaler_.var_, np.average((y - mean) ** 2, weights=w))
-    assert model.score(X, y, w) == r2_score(y, model.predict(X), sample_weight=w)
-    assert model.log_predictive_density(X, y).shape == (400,)
-    labels = y > 1000
-    classifier = FlowBNNClassifier(**FAST).fit(X, labels, w)
-    expected = accuracy_score(labels, classifier.predict(X), sample_weight=w)
-    assert classifier.score(X, labels, w) == expected
-    np.testing.assert_allclose(classifier.scaler_.var_, model.scaler_.var_)
-
-
-@pytest.mark.parametrize("kind", ["classes", "constant", "predicted"])
-def test_rows_of_weight_zero_are_left_out(line, kind):
-    X, y = line
-    w = np.random.default_rng(0).integers(0, 3, len(y))
-    if kind == "classes":
-        model, y = FlowBNNClassifier(**FAST), np.where(w == 0, 7, y > 1000)  # 7 has no weight
-    else:
-        model = FlowBNNRegressor(noise=kind, **FAST)
-    networks = model.fit(X, y, w).networks_
-    likelihood = getattr(model, "likelihood_", None)
-    model.fit(X[w > 0], y[w > 0], w[w > 0])
-    np.testing.assert_array_equal(networks, model.networks_)
-    assert likelihood == getattr(model, "likelihood_", None)
-
-
-@pytest.mark.parametrize("noise", [None, "predicted"])
-def test_a_weight_of_two_is_an_input_given_twice_beside_alpha(line, noise):
-    X, y = line
-    w = np.arange(400) % 2 + 1
-    options = FAST | {"alpha": 50.0, "batch_size": 1000, "activation": "tanh", "max_iter": 10}
-    if noise is None:
-        model, y = FlowBNNClassifier(**options), y > 1000
-    else:
-        model = FlowBNNRegressor(noise=noise, **options)
-    weighted = model.fit(X, y, w).population_.weights
-    repeated = model.fit(X.repeat(w, 0), y.repeat(w)).population_.weights
-    # Single precision, with sums in another order; without weights they differ by more than 0.01.
-    torch.testing.assert_close(weighted, repeated, rtol=0, atol=1e-4)
-    assert (model.fit(X, y).population_.weights - repeated).abs().max() > 1e-2
-
-
-def test_the_constant_noise_is_that_of_weighted_held_out_rows(line):
-    X, _ = line
-    rng = np.random.default_rng(0)
-    noisy = rng.random(400) < 0.5
-    y = 20 * X[:, 0] + np.where(noisy, 20.0, 2.0) * rng.normal(size=400)
-    options = FAST | {"validation_fraction": 0.5, "standardize": False}
-    noises = [
-        FlowBNNRegressor(**options).fit(X, y, w).likelihood_.scale
-        for w in (None, np.where(noisy, 1e-6, 1.0))
-    ]
-    # Root mean squares of some 200 residuals: sqrt((400 + 4) / 2) = 14 and 2, by networks that
-    # differ from the line by a few units.
-    assert noises[0] > 10
-    assert noises[1] < 5
 
 
 def test_labels_of_any_kind_come_back(iris):
@@ -273,23 +180,6 @@ def test_several_targets_keep_their_columns(line):
 def test_bad_parameters_are_named(line, options, error, message):
     with pytest.raises(error, match=message):
         FlowBNNRegressor(**FAST | options).fit(*line)
-
-
-@pytest.mark.parametrize(
-    ("options", "weight", "message"),
-    [
-        ({}, np.full(150, -1.0), "sample_weight must be finite and non-negative"),
-        ({}, np.zeros(150), "sample_weight must hold a positive weight, got only zeros"),
-        ({}, np.ones(3), r"sample_weight must have shape \(150,\), .* got \(3,\)"),
-        ({"class_weight": "even"}, None, "'class_weight' parameter.*Got 'even'"),
-        ({"class_weight": {0: -1.0}}, None, "class_weight must hold finite, non-negative.*-1.0"),
-        ({"class_weight": {0: 0, 1: 0, 2: 0}}, None, "not all zero"),
-        ({"class_weight": {0: 1, 9: 1}}, None, "are not in class_weight"),
-    ],
-)
-def test_bad_weights_are_named(iris, options, weight, message):
-    with pytest.raises(ValueError, match=message):
-        FlowBNNClassifier(**FAST | options).fit(*iris, weight)
 
 
 def test_one_class_is_refused_and_nothing_works_before_fit(iris):
