@@ -42,17 +42,22 @@ from bayesflow_nn.weights import Likelihood, LogPosterior, Normal
 
 HEADER = f"{'':34}{'gradients':>12}{'mean, %':>10}{'interval, %':>13}{'R-hat':>9}{'seconds':>10}"
 FEATURES = [20, 21, 24]  # worst radius, texture and smoothness
-N_LEAPFROG = 16  # of chains from random starts
 
 
 class Problem(NamedTuple):
-    """Training data, test inputs, a network and its likelihood."""
+    """Training data, test inputs, a network and its likelihood.
+
+    Then draws of the longest chains from random starts, and gradients of the trajectories by which
+    refinement begins.
+    """
 
     X: Tensor
     y: Tensor
     X_test: Tensor
     architecture: Architecture
     likelihood: Likelihood | None
+    n_draws: int
+    n_leapfrog: int
 
 
 class Predictions(NamedTuple):
@@ -79,7 +84,7 @@ def regression() -> Problem:
     X = sides * (0.3 + 1.7 * torch.rand(40, 1, generator=generator, dtype=torch.float64))
     y = torch.sin(2 * X) + 0.3 * torch.randn(40, 1, generator=generator, dtype=torch.float64)
     X_test = torch.linspace(-2.5, 2.5, 41, dtype=torch.float64)[:, None]
-    return Problem(X, y, X_test, Architecture.mlp([1, 3, 1], "tanh"), Normal(0.3))
+    return Problem(X, y, X_test, Architecture.mlp([1, 3, 1], "tanh"), Normal(0.3), 200, 8)
 
 
 def breast_cancer() -> Problem:
@@ -89,7 +94,7 @@ def breast_cancer() -> Problem:
     X = torch.as_tensor((X - X.mean(0)) / X.std(0))
     test = np.arange(len(y)) % 4 == 0
     architecture = Architecture.mlp([3, 3, 2], "tanh")
-    return Problem(X[~test], torch.as_tensor(y[~test]), X[test], architecture, None)
+    return Problem(X[~test], torch.as_tensor(y[~test]), X[test], architecture, None, 100, 4)
 
 
 PROBLEMS = {"regression": regression, "breast_cancer": breast_cancer}
@@ -153,7 +158,6 @@ def sample_from_prior(problem: Problem, n_chains: int, n_draws: int, seed: int) 
         n_draws=n_draws,
         n_tune=min(300, n_draws),
         likelihood=problem.likelihood,
-        sampler_options={"n_leapfrog": N_LEAPFROG},
         random_state=seed,
     )
 
@@ -173,43 +177,39 @@ def train_networks(problem: Problem) -> WeightPopulation:
     )
 
 
-def fit_flow(population: WeightPopulation, hidden_size: int, max_iter: int) -> FlowPosterior:
+def fit_flow(population: WeightPopulation, max_iter: int) -> FlowPosterior:
     """A flow in flat space, where the prior is normal."""
     return FlowPosterior(
         geometry="euclidean",
-        velocity=functools.partial(MLPVelocity, hidden_size=hidden_size),
+        velocity=functools.partial(MLPVelocity, hidden_size=64),
         max_iter=max_iter,
-        n_steps=4,
+        n_steps=3,
         random_state=0,
     ).fit(population)
 
 
-def print_refined(problem: Problem, reference: Predictions, n_chains: int, n_draws: int) -> None:
+def print_refined(problem: Problem, reference: Predictions, n_chains: int) -> None:
     """Refine three times, each time from a flow over the networks of the time before."""
     population, n_gradients = train_networks(problem), 0
     print_row("networks of Adam", Run(population, 0, 0.0), problem, reference)
+    first = {"n_chains": 2 * n_chains, "n_draws": 8, "n_leapfrog": problem.n_leapfrog}
     stages = (
-        (
-            "local moves",
-            64,
-            500,
-            {"n_chains": 512, "n_draws": 8, "n_leapfrog": 8, "n_proposals": 0},
-        ),
-        ("refitted, proposals", 128, 2000, {"n_chains": n_chains, "n_draws": n_draws // 4}),
-        ("refitted again, proposals", 128, 4000, {"n_chains": n_chains, "n_draws": n_draws}),
+        ("local moves", 500, first | {"n_proposals": 0}),
+        ("refitted, proposals", 2000, {"n_draws": 30}),
+        ("refitted again, proposals", 4000, {"n_draws": 60}),
     )
-    for name, hidden_size, max_iter, options in stages:
+    for name, max_iter, options in stages:
         start = time.perf_counter()
-        flow = fit_flow(population, hidden_size, max_iter)
+        flow = fit_flow(population, max_iter)
         fitted = time.perf_counter() - start
         refine = functools.partial(
             flow.refine,
             problem.X,
             problem.y,
             likelihood=problem.likelihood,
-            n_tune=24,
+            n_tune=16,
             random_state=0,
-            **{"n_leapfrog": 4, "n_proposals": 4} | options,
+            **{"n_chains": n_chains, "n_leapfrog": 2, "n_proposals": 8} | options,
         )
         found = run(refine)
         population, n_gradients = found.population, n_gradients + found.n_gradients
@@ -225,8 +225,6 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problem", choices=list(PROBLEMS), default="regression")
     parser.add_argument("--n-chains", type=int, default=128)
-    parser.add_argument("--n-draws", type=int, default=800, help="of the longest chains compared")
-    parser.add_argument("--n-refined", type=int, default=200, help="draws of refined chains")
     return parser.parse_args()
 
 
@@ -235,13 +233,13 @@ def main() -> None:
     problem, n_chains = PROBLEMS[options.problem](), options.n_chains
     print(f"{options.problem}, {'-'.join(map(str, problem.architecture.sizes))}\n\n{HEADER}")
     sample = functools.partial(sample_from_prior, problem, n_chains)
-    longest = run(lambda: sample(10 * options.n_draws, seed=0))
+    longest = run(lambda: sample(10 * problem.n_draws, seed=0))
     reference = predictions(longest.population, problem)
     print_row("reference", longest, problem, None)
-    for n_draws in (options.n_draws // 4, options.n_draws):
+    for n_draws in (problem.n_draws // 4, problem.n_draws // 2, problem.n_draws):
         found = run(functools.partial(sample, n_draws, seed=1))
         print_row(f"random starts, {n_draws} draws", found, problem, reference)
-    print_refined(problem, reference, n_chains, options.n_refined)
+    print_refined(problem, reference, n_chains)
 
 
 if __name__ == "__main__":
