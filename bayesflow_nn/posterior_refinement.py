@@ -81,10 +81,10 @@ class RefinementMethods:
         Returns
         -------
         WeightPopulation
-            Sorted by chain, then draw. Its metrics are those of `sample_population`, and
-            with proposals "proposal_acceptance" and "proposal_accepted": the mean probability that
-            one of the round was accepted, and whether any was. "acceptance" is that of energies; besides,
-            trajectories that would leave the aligned order are rejected.
+            Sorted by chain, then draw. Its metrics are those of `sample_population`, and with
+            proposals "proposal_acceptance" and "proposal_accepted": the mean probability that one
+            of the round was accepted, and whether any was. "acceptance" is that of energies;
+            besides, trajectories that would leave the aligned order are rejected.
 
         Raises
         ------

@@ -31,9 +31,9 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
         which are not used then. It is copied; its own weights do not matter. Inputs may have more
         than two dimensions, as the module takes them. It must have one output per class.
     population : {"ensemble", "mcmc"}
-        What the flow learns from: networks that are trained from different initial weights, or
-        draws of the posterior by Markov chains (microcanonical Langevin), each of which starts at a
-        trained network. Chains are closer to the posterior and evaluate all data in each step.
+        Networks that are trained from different initial weights, or draws of the posterior by
+        Markov chains (microcanonical Langevin), each of which starts at a trained network. Chains
+        are closer to the posterior and evaluate all data in each step.
     alpha : float or "auto"
         Precision of a normal prior on all weights: the loss of n inputs has ``alpha / 2 |w|^2``
         beside the sum of their negative log likelihoods, each times the weight of its input. "auto"
@@ -45,7 +45,7 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
         Epochs of every network, at most so many with `early_stopping`.
     batch_size : int
     n_networks : int
-        Networks from which the flow learns. Chains record as many, rounded up to whole draws:
+        Networks of the population. Chains record as many, rounded up to whole draws:
         ``ceil(n_networks / n_chains)`` each.
     n_chains : int
         Chains of ``population="mcmc"``, and networks trained for them.
@@ -54,10 +54,14 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
     thinning : int
         Steps from one recorded network to the next.
     n_samples : int
-        Networks drawn from the flow, whose predictions are averaged.
+        Networks whose predictions are averaged.
+    average : {"auto", "flow", "population"}
+        Where they come from: the flow draws them, or they are those of the population, evenly
+        spread. "auto" is the flow for an ensemble. Chains need none to average over.
     posterior : FlowPosterior or None
-        Cloned and fitted to the networks. By default one of 300 steps, on spheres for
-        perceptrons that classify with ReLU and have four inputs or more, else in flat space.
+        Cloned and fitted to the population. By default, if the flow is averaged over, one of 300
+        steps, on spheres for perceptrons that classify with ReLU and have four inputs or more, else
+        in flat space; otherwise there is no flow.
     standardize : bool
         Whether inputs are scaled to mean zero and variance one: every feature of rows, and every
         channel, the second dimension, of inputs with more dimensions. Integers that a module is to
@@ -74,7 +78,7 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
         In nats per input.
     warm_start : bool
         Whether another `fit` goes on from the networks of the last one, in its units of inputs; if
-        more are asked for, the flow draws the others. The flow itself is fitted anew.
+        more are asked for, the others are drawn as for the average. A flow is fitted anew.
     class_weight : dict from class to float, "balanced" or None
         Factors of the weights of the inputs of every class; 1 for classes that are not named.
         "balanced" gives all classes of `y` the same total weight, and the sum of weights stays.
@@ -85,9 +89,10 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
     ----------
     classes_ : ndarray of shape (n_classes,)
     population_ : WeightPopulation
-        The networks the flow learned from, which see scaled inputs. After early stopping its
-        metrics tell the "best_epoch" and the "n_epochs" of each trained network.
+        The networks trained or sampled, which see scaled inputs. After early stopping its metrics
+        tell the "best_epoch" and the "n_epochs" of each trained network.
     posterior_ : FlowPosterior
+        Only if there is a flow.
     networks_ : ndarray of shape (n_samples, n_weights)
         What predictions average over.
     scaler_ : StandardScaler or None
@@ -96,8 +101,8 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
         At most 1,024 scaled inputs of all data so far, for `partial_fit`, with the weight of all.
     alpha_ : float
         Precision that was used.
-    fit_times_ : dict from "train", "chains" (of "mcmc"), "flow" and "sample" to float
-        Seconds.
+    fit_times_ : dict from "train", "chains", "flow" and "sample" to float
+        Seconds of each stage that there was.
     n_iter_ : int
         Epochs of training, of the network that took most.
     n_features_in_ : int
@@ -136,6 +141,7 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
         n_tune: int = 2000,
         thinning: int = 8,
         n_samples: int = 100,
+        average: str = "auto",
         posterior: FlowPosterior | None = None,
         standardize: bool = True,
         early_stopping: bool = False,
@@ -160,6 +166,7 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
         self.n_tune = n_tune
         self.thinning = thinning
         self.n_samples = n_samples
+        self.average = average
         self.posterior = posterior
         self.standardize = standardize
         self.early_stopping = early_stopping

@@ -118,25 +118,41 @@ class FlowBNN(BaseEstimator):
         seed = draw_seed(self.random_state) % 2**32
         architecture = self._make_architecture(new.X, n_outputs)
         data = self._join_old_data(new) if update else new
-        times = [time.perf_counter()]
+        times = {"start": time.perf_counter()}
         starts = self._draw_starts(architecture, seed, update)
         trained = train_networks(self, architecture, data, starts, seed)
         self.n_iter_ = int(trained.metrics.get("n_epochs", torch.tensor(self.max_iter)).max())
-        times.append(time.perf_counter())
+        times["train"] = time.perf_counter()
         if self.population == "mcmc":
             data, new = data.with_held_out(), new.with_held_out()
             trained = draw_chains(self, trained, data, seed)
-            times.append(time.perf_counter())
+            times["chains"] = time.perf_counter()
         if update:
             trained = dataclasses.replace(trained, likelihood=known_likelihood(new.loss))
         self.population_ = trained
-        self.posterior_ = self._make_posterior(architecture, seed).fit(trained)
-        times.append(time.perf_counter())
-        self.networks_ = self.posterior_.sample(self.n_samples, random_state=seed)
-        times.append(time.perf_counter())
-        stages = ("train", *(["chains"] if self.population == "mcmc" else []), "flow", "sample")
-        self.fit_times_ = dict(zip(stages, np.diff(times).tolist(), strict=True))
+        if hasattr(self, "posterior_"):
+            del self.posterior_
+        if self._averages_flow or self.posterior is not None:
+            self.posterior_ = self._make_posterior(architecture, seed).fit(trained)
+            times["flow"] = time.perf_counter()
+        n = self.n_samples if self._averages_flow else min(self.n_samples, len(trained))
+        self.networks_ = self._draw_networks(n, seed).numpy()
+        times["sample"] = time.perf_counter()
+        self.fit_times_ = dict(zip([*times][1:], np.diff([*times.values()]).tolist(), strict=True))
         self.seen_inputs_ = remember(self.seen_inputs_ if update else None, new.X, new.weights)
+
+    @property
+    def _averages_flow(self) -> bool:
+        if self.average == "auto":
+            return self.population == "ensemble"
+        return self.average == "flow"
+
+    def _draw_networks(self, n: int, seed: int) -> Tensor:
+        """Draws of the flow, or networks of the population, evenly spread."""
+        if self._averages_flow and hasattr(self, "posterior_"):
+            return torch.as_tensor(self.posterior_.sample(n, random_state=seed))
+        weights = self.population_.weights
+        return weights[torch.linspace(0, len(weights) - 1, n).round().long()]
 
     def _make_architecture(self, X: np.ndarray, n_outputs: int) -> Architecture:
         if self.module is None:
@@ -178,8 +194,7 @@ class FlowBNN(BaseEstimator):
         weights = old.weights[last][: 0 if update else n]
         n_missing = n - len(weights)
         if n_missing:
-            drawn = self.posterior_.sample(n_missing, random_state=seed)
-            weights = torch.cat([weights, torch.as_tensor(drawn).to(weights)])
+            weights = torch.cat([weights, self._draw_networks(n_missing, seed).to(weights)])
         return weights
 
     def _make_posterior(self, architecture: Architecture, seed: int) -> FlowPosterior:

@@ -74,11 +74,11 @@ class FlowBNNRegressor(RegressorMixin, TargetPredictions):
     def __init__(
         self,
         hidden_layer_sizes: tuple[int, ...] = (16, 16),
-        activation: str = "relu",
+        activation: str = "tanh",
         *,
         module: nn.Module | None = None,
-        population: str = "ensemble",
-        noise: str = "constant",
+        population: str = "mcmc",
+        noise: str = "predicted",
         alpha: float | str = "auto",
         learning_rate_init: float = 3e-3,
         max_iter: int = 50,
@@ -87,7 +87,8 @@ class FlowBNNRegressor(RegressorMixin, TargetPredictions):
         n_chains: int = 10,
         n_tune: int = 2000,
         thinning: int = 8,
-        n_samples: int = 100,
+        n_samples: int = 200,
+        average: str = "auto",
         posterior: FlowPosterior | None = None,
         standardize: bool = True,
         early_stopping: bool = False,
@@ -112,6 +113,7 @@ class FlowBNNRegressor(RegressorMixin, TargetPredictions):
         self.n_tune = n_tune
         self.thinning = thinning
         self.n_samples = n_samples
+        self.average = average
         self.posterior = posterior
         self.standardize = standardize
         self.early_stopping = early_stopping

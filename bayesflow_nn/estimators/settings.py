@@ -15,6 +15,8 @@ PRECISIONS = {"ensemble": 1e-4, "mcmc": 1.0}
 """What ``alpha="auto"`` means for each kind of population: a prior so wide that it only bounds the
 weights of networks that are trained, and one that chains can be drawn from."""
 
+AVERAGES = ("auto", "flow", "population")
+
 _COUNTS = {
     "n_networks": 2,
     "n_samples": 1,
@@ -43,6 +45,7 @@ def check_settings(parameters: Mapping[str, Any]) -> None:
     for name, low in _COUNTS.items():
         check_integer(name, parameters[name], low)
     check_option("population", parameters["population"], tuple(PRECISIONS))
+    check_option("average", parameters["average"], AVERAGES)
     for name in ("standardize", "early_stopping", "warm_start"):
         check_option(name, parameters[name], (True, False))
     read_precision(parameters["alpha"], parameters["population"])
