@@ -83,10 +83,10 @@ def test_the_target_is_prior_times_likelihood(perceptron):
     torch.testing.assert_close((ahead - behind) / 2e-5, slope, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("n_leapfrog", [1, 8])
-def test_a_logistic_regression_is_that_of_quadrature(linear, n_leapfrog):
+@pytest.mark.parametrize("options", [{"n_leapfrog": 1}, {"n_proposals": 0}, {"n_proposals": 5}])
+def test_a_logistic_regression_is_that_of_quadrature(linear, options):
     population = linear.refine(
-        *SLOPE_DATA, n_chains=200, n_draws=15, n_tune=30, n_leapfrog=n_leapfrog, random_state=0
+        *SLOPE_DATA, n_chains=200, n_draws=15, n_tune=30, random_state=0, **options
     )
     slopes = (population.weights[:, 1] - population.weights[:, 0]).reshape(200, 15) / 2
     mean, std = slope_by_quadrature()
@@ -150,6 +150,38 @@ def test_the_record_says_what_was_accepted(linear):
     torch.testing.assert_close(metrics["lp"], lp, rtol=1e-4, atol=1e-3)
 
 
+def test_gradients_are_counted(linear):
+    """Proposals need none; where one was accepted the next trajectory needs that of its start."""
+    options = {"n_chains": 40, "n_draws": 6, "n_tune": 10, "n_leapfrog": 1, "random_state": 0}
+    population = linear.refine(*SLOPE_DATA, n_proposals=3, n_local=2, **options)
+    assert population.metrics["proposal_accepted"].float().mean() > 0.3
+    expected = 2 + population.metrics["proposal_accepted"].long()
+    assert torch.equal(population.metrics["n_gradients"], expected)
+    local = linear.refine(*SLOPE_DATA, n_proposals=0, **options)
+    assert (local.metrics["n_gradients"] == 1).all()
+    assert "proposal_accepted" not in local.metrics
+
+
+def test_more_proposals_lead_to_less_correlated_draws(linear):
+    """Chains that hardly move by themselves: what one draw says of the next is up to proposals."""
+
+    def correlation(n_proposals: int) -> float:
+        population = linear.refine(
+            *SLOPE_DATA,
+            n_chains=300,
+            n_draws=4,
+            n_tune=0,
+            n_leapfrog=1,
+            n_proposals=n_proposals,
+            random_state=0,
+        )
+        slopes = (population.weights[:, 1] - population.weights[:, 0]).reshape(300, 4).numpy()
+        return np.corrcoef(slopes[:, 2], slopes[:, 3])[0, 1]
+
+    # The standard error of a correlation of 300 pairs is at most .06.
+    assert correlation(8) < correlation(1) - 0.2
+
+
 def test_a_posterior_can_be_fitted_to_the_result(linear):
     population = linear.refine(*SLOPE_DATA, n_chains=100, n_draws=4, n_tune=20, random_state=0)
     again = FlowPosterior(geometry="euclidean", **QUICK).fit(population)
@@ -178,10 +210,10 @@ def test_estimated_densities_warn(linear):
         linear.refine(*SLOPE_DATA, n_chains=4, n_draws=1, n_tune=0, random_state=0)
 
 
-@pytest.mark.parametrize("name", ["n_chains", "n_draws", "n_local"])
+@pytest.mark.parametrize("name", ["n_chains", "n_draws", "n_local", "n_proposals"])
 def test_sizes_are_checked(linear, name):
     with pytest.raises(ValueError, match=f"{name} must be"):
-        linear.refine(*SLOPE_DATA, **{name: 0})
+        linear.refine(*SLOPE_DATA, **{name: -1})
 
 
 def test_a_posterior_without_density_is_refused(linear):

@@ -2,9 +2,9 @@
 
 Beside it deep ensembles of 5 and of 20 networks of the same kind, which predict their noise and are
 trained for about nine thousand steps, of which each keeps its best epoch on a tenth of the data;
-and published figures of MC dropout and of PBP-MV, for the same networks and splits. Scores are those of the test parts,
-in the original units: root mean squared error, and negative log likelihood of the mixture over
-networks, in nats, with the standard error over splits; the seconds are those of a fit.
+and published figures of MC dropout and of PBP-MV, for the same networks and splits. Scores are
+those of the test parts, in the original units: root mean squared error, and negative log likelihood
+of the mixture over networks, in nats, with the standard error over splits; seconds of a fit.
 
     python examples/benchmarks/uci_regressions.py --data ../shared/data
         [--datasets boston yacht] [--n-splits N] [--peer-python PYTHON] [--output FILE]

@@ -129,6 +129,53 @@ def importance_sampling_predictions(n=200_000):
     return mean, (w.square() @ (p - mean).square()).sqrt()
 
 
+def logistic_moments(x, labels):
+    """Means and variances of slope and intercept, of normal weights a priori, on a fine grid.
+
+    Logits of both classes have weights and biases; labels know their differences, of variance 2.
+    """
+    slope, intercept = np.meshgrid(np.linspace(-4, 8, 601), np.linspace(-6, 6, 601), indexing="ij")
+    log_p = -(slope**2 + intercept**2) / 4
+    for value, label in zip(x, labels, strict=True):
+        log_p -= np.logaddexp(0, -(2 * label - 1) * (slope * value + intercept))
+    p = np.exp(log_p - log_p.max())
+    p /= p.sum()
+    means = [(p * grid).sum() for grid in (slope, intercept)]
+    grids = zip((slope, intercept), means, strict=True)
+    return np.array(means), np.array([(p * (grid - mean) ** 2).sum() for grid, mean in grids])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": "hmc", "n_draws": 60, "n_tune": 100, "sampler_options": {"n_leapfrog": 8}},
+        {"sampler": "mclmc", "n_draws": 60, "n_tune": 500, "thinning": 4},
+    ],
+    ids=["hmc", "mclmc"],
+)
+def test_a_logistic_regression_is_that_of_a_grid(options):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=40)
+    labels = (x + rng.logistic(size=40) > 0.5).astype(int)
+    population = sample_population(
+        Architecture.mlp([1, 2]),
+        torch.tensor(x)[:, None],
+        labels,
+        n_chains=500,
+        random_state=0,
+        **options,
+    )
+    (w_0, w_1), (b_0, b_1) = population.weights.double().T.view(2, 2, -1)
+    draws = torch.stack([w_1 - w_0, b_1 - b_0], 1).view(500, -1, 2)
+    mean, variance = logistic_moments(x, labels)
+    # Chains are independent: the scatter of their means is the Monte Carlo error.
+    error = draws.mean(1).std(0).numpy() / 500**0.5
+    assert (np.abs(draws.mean((0, 1)).numpy() - mean) < 3 * error).all()
+    # 500 chains with six or more effective draws know a variance to 2.5 %.
+    found = (draws - torch.from_numpy(mean)).square().mean((0, 1)).numpy()
+    np.testing.assert_allclose(found, variance, rtol=0.05)
+
+
 def test_the_inputs_that_a_population_keeps_are_bounded():
     many = torch.randn(3000, 2, generator=torch.Generator().manual_seed(0))
     population = sample_population(
