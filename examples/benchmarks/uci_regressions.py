@@ -27,16 +27,16 @@ import numpy as np
 import torch
 import uci_posteriors
 from tqdm.auto import tqdm
+from uci_posteriors import DATASETS, Scores
 
 from bayesflow_nn import FlowBNNRegressor
 
-DATASETS = ("yacht", "boston", "energy", "concrete", "wine_red", "power", "kin8nm")
 N_STEPS, BATCH_SIZE = 9000, 32
 PUBLISHED = {
     "MC dropout, published": (1.25, 2.40, 1.21, 2.93, 0.93, 2.80, -1.14),
     "PBP-MV, published": (1.64, 2.54, 1.01, 3.04, 0.97, 2.78, -1.28),
 }
-"""Negative log likelihoods: Mukhoti et al. 2018; Sun, Chen & Carin 2017."""
+"""Negative log likelihoods, in the order of `DATASETS`: Mukhoti et al. 2018; Sun, Chen & Carin 2017."""
 
 
 class Split(NamedTuple):
@@ -46,14 +46,6 @@ class Split(NamedTuple):
     y: np.ndarray
     X_test: np.ndarray
     y_test: np.ndarray
-
-
-class Scores(NamedTuple):
-    """Of a test set, and the seconds of the fit."""
-
-    rmse: float
-    nll: float
-    seconds: float
 
 
 def load_split(path: Path, k: int) -> Split:
