@@ -36,7 +36,7 @@ PUBLISHED = {
     "MC dropout, published": (1.25, 2.40, 1.21, 2.93, 0.93, 2.80, -1.14),
     "PBP-MV, published": (1.64, 2.54, 1.01, 3.04, 0.97, 2.78, -1.28),
 }
-"""Negative log likelihoods, in the order of `DATASETS`: Mukhoti et al. 2018; Sun, Chen & Carin 2017."""
+"""Negative log likelihoods, in the order of `DATASETS`: Mukhoti et al. 2018, Sun et al. 2017."""
 
 
 class Split(NamedTuple):
