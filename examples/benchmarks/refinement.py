@@ -12,7 +12,7 @@ it is sqrt(p (1 - p))); and the worst R-hat of predictions.
 
 Refinement begins with a flow over networks that Adam trained from draws of the prior, no sample of
 the posterior. Its first run is only of local moves, many short chains; a flow that learned from it
-is refined again, and so on. The gradients of a row include those of the rows before it.
+is refined again, and once more. The gradients of a row include those of the rows before it.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def fit_flow(population: WeightPopulation, max_iter: int) -> FlowPosterior:
 
 
 def print_refined(problem: Problem, reference: Predictions, n_chains: int) -> None:
-    """Refine four times, each time from a flow over the networks of the time before."""
+    """Refine three times, each time from a flow over the networks of the time before."""
     population, n_gradients = train_networks(problem), 0
     print_row("networks of Adam", Run(population, 0, 0.0), problem, reference)
     first = {"n_chains": 2 * n_chains, "n_draws": 8, "n_leapfrog": problem.n_leapfrog}
@@ -197,7 +197,6 @@ def print_refined(problem: Problem, reference: Predictions, n_chains: int) -> No
         ("local moves", 500, first | {"n_proposals": 0}),
         ("refitted, proposals", 2000, {"n_draws": 30}),
         ("refitted again, proposals", 4000, {"n_draws": 60}),
-        ("refitted a third time, proposals", 4000, {"n_draws": 150}),
     )
     for name, max_iter, options in stages:
         start = time.perf_counter()
@@ -210,7 +209,7 @@ def print_refined(problem: Problem, reference: Predictions, n_chains: int) -> No
             likelihood=problem.likelihood,
             n_tune=16,
             random_state=0,
-            **{"n_chains": n_chains, "n_leapfrog": 1, "n_proposals": 8} | options,
+            **{"n_chains": n_chains, "n_leapfrog": 2, "n_proposals": 8} | options,
         )
         found = run(refine)
         population, n_gradients = found.population, n_gradients + found.n_gradients
