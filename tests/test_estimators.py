@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fast_estimators import FAST
+from fast_estimators import CHAINS, ENSEMBLE, FAST
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 from scipy.stats import norm
@@ -20,7 +20,11 @@ from sklearn.utils.estimator_checks import estimator_checks_generator, parametri
 from bayesflow_nn import FlowBNNClassifier, FlowBNNRegressor
 from bayesflow_nn.weights import HeteroscedasticNormal
 
-CHECKED = [FlowBNNClassifier(**FAST), FlowBNNRegressor(**FAST)]
+CHECKED = {
+    "classifier": FlowBNNClassifier(**FAST),
+    "chains": FlowBNNRegressor(**FAST | CHAINS | {"posterior": None}),  # as by default
+    "ensemble": FlowBNNRegressor(**FAST | ENSEMBLE),
+}
 EXPECTED_FAILURES = {
     "check_sample_weight_equivalence_on_dense_data": (
         "repeated rows make other minibatches, and another choice of held-out rows, than weights do"
@@ -46,12 +50,14 @@ def line():
     return X, 1000 + 20 * X[:, 0] + 5 * rng.normal(size=400)
 
 
-@parametrize_with_checks(CHECKED, expected_failed_checks=lambda estimator: EXPECTED_FAILURES)
+@parametrize_with_checks(
+    [*CHECKED.values()], expected_failed_checks=lambda estimator: EXPECTED_FAILURES
+)
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("estimator", CHECKED, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("estimator", CHECKED.values(), ids=CHECKED)
 def test_the_contract_is_that_of_scikit_learn_in_full(estimator):
     listed = [
         getattr(check, "func", check).__name__ for _, check in estimator_checks_generator(estimator)
@@ -62,7 +68,7 @@ def test_the_contract_is_that_of_scikit_learn_in_full(estimator):
         if hasattr(case, "values")
         else getattr(case[1], "func", case[1]).__name__
         for case in mark.args[1]
-        if type((case.values if hasattr(case, "values") else case)[0]) is type(estimator)
+        if (case.values if hasattr(case, "values") else case)[0] is estimator
     ]
     assert sorted(ran) == sorted(listed)
     assert len(ran) >= 50
@@ -121,7 +127,7 @@ def test_a_temperature_is_the_best_one_for_held_out_labels(classifier, iris):
 
 def test_means_and_noise_are_in_the_units_of_the_targets(line):
     X, y = line
-    model = FlowBNNRegressor(**FAST).fit(X, y)
+    model = FlowBNNRegressor(**FAST | ENSEMBLE).fit(X, y)
     scaled = StandardScaler().fit(X).transform(X).astype(np.float32)
     architecture = model.population_.architecture
     f = architecture.apply(torch.from_numpy(model.networks_), torch.from_numpy(scaled))
@@ -146,7 +152,7 @@ def test_predicted_noise_follows_the_inputs():
     rng = np.random.default_rng(0)
     X = rng.uniform(-1, 1, (600, 1))
     y = np.where(X[:, 0] > 0, 3.0, 0.3) * rng.normal(size=600)
-    model = FlowBNNRegressor(noise="predicted", **FAST).fit(X, y)
+    model = FlowBNNRegressor(**FAST | ENSEMBLE | {"noise": "predicted"}).fit(X, y)
     assert isinstance(model.likelihood_, HeteroscedasticNormal)
     noise = model.predict_moments(np.array([[-0.7], [0.7]])).aleatoric_std[:, 0]
     assert noise[1] > 3 * noise[0]
@@ -154,7 +160,7 @@ def test_predicted_noise_follows_the_inputs():
 
 def test_several_targets_keep_their_columns(line):
     X, y = line
-    model = FlowBNNRegressor(**FAST).fit(X, np.stack([y, -y], 1))
+    model = FlowBNNRegressor(**FAST | ENSEMBLE).fit(X, np.stack([y, -y], 1))
     mean, std = model.predict(X[:5], return_std=True)
     assert mean.shape == std.shape == (5, 2)
     assert model.predict_quantiles(X[:5]).shape == (5, 3, 2)
@@ -179,7 +185,7 @@ def test_several_targets_keep_their_columns(line):
 )
 def test_bad_parameters_are_named(line, options, error, message):
     with pytest.raises(error, match=message):
-        FlowBNNRegressor(**FAST | options).fit(*line)
+        FlowBNNRegressor(**FAST | ENSEMBLE | options).fit(*line)
 
 
 def test_one_class_is_refused_and_nothing_works_before_fit(iris):

@@ -1,4 +1,4 @@
-r"""Predictions of classes, averaged over the networks of a flow.
+r"""Predictions of classes, averaged over networks of the posterior.
 
 .. math:: p(k | x, D) = \frac1K \sum_{j=1}^K \mathrm{softmax}(f(\theta_j, x))_k
 """

@@ -54,14 +54,15 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
     thinning : int
         Steps from one recorded network to the next.
     n_samples : int
-        Networks whose predictions are averaged.
+        Networks whose predictions are averaged; at most those of the population, if it is averaged.
     average : {"auto", "flow", "population"}
         Where they come from: the flow draws them, or they are those of the population, evenly
-        spread. "auto" is the flow for an ensemble. Chains need none to average over.
+        spread. "auto" is the flow for an ensemble, and the population for chains, whose draws are
+        of the posterior already.
     posterior : FlowPosterior or None
-        Cloned and fitted to the population. By default, if the flow is averaged over, one of 300
-        steps, on spheres for perceptrons that classify with ReLU and have four inputs or more, else
-        in flat space; otherwise there is no flow.
+        Cloned and fitted to the population, whatever is averaged. By default, if the flow is
+        averaged over, one of 300 steps, on spheres for perceptrons that classify with ReLU and have
+        four inputs or more, else in flat space; otherwise there is no flow.
     standardize : bool
         Whether inputs are scaled to mean zero and variance one: every feature of rows, and every
         channel, the second dimension, of inputs with more dimensions. Integers that a module is to
@@ -78,7 +79,8 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
         In nats per input.
     warm_start : bool
         Whether another `fit` goes on from the networks of the last one, in its units of inputs; if
-        more are asked for, the others are drawn as for the average. A flow is fitted anew.
+        more are asked for, the others are drawn as for the average; without a flow they are copies
+        of old ones at first. A flow is fitted anew.
     class_weight : dict from class to float, "balanced" or None
         Factors of the weights of the inputs of every class; 1 for classes that are not named.
         "balanced" gives all classes of `y` the same total weight, and the sum of weights stays.
@@ -94,7 +96,7 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
     posterior_ : FlowPosterior
         Only if there is a flow.
     networks_ : ndarray of shape (n_samples, n_weights)
-        What predictions average over.
+        What predictions average over; fewer rows if the population that is averaged has fewer.
     scaler_ : StandardScaler or None
         Of features or channels.
     seen_inputs_ : SeenInputs
@@ -181,7 +183,7 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> FlowBNNClassifier:
-        """Train networks, learn the flow and draw from it.
+        """Make the population, and choose or draw the networks of the average.
 
         Parameters
         ----------
@@ -215,7 +217,7 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
         class probabilities it predicts at the inputs it has seen, each with the weight of the
         inputs it stands for: where old data were, networks keep what they knew. See
         :mod:`bayesflow_nn.estimators.seen_inputs`. The units of inputs stay those of the first
-        call; there is no early stopping. Each call trains `max_iter` epochs and fits a new flow.
+        call; there is no early stopping. Each call trains `max_iter` epochs; a flow is fitted anew.
 
         Parameters
         ----------

@@ -1,4 +1,7 @@
-"""From scaled data to the networks of an average: a population, a flow over it, and draws."""
+"""From scaled data to the networks of an average: a population, a flow if asked for, and draws.
+
+The networks of the average are drawn by the flow, or they are networks of the population.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +114,7 @@ class FlowBNN(BaseEstimator):
         return dataclasses.replace(data.take(rows), held_out=data.take(held_out))
 
     def _fit_networks(self, new: Data, n_outputs: int, update: bool) -> None:
-        """Train the population, fit the flow and draw the networks of the average.
+        """Make the population, fit a flow if asked for, and draw the networks of the average.
 
         With held-out data the training stops early; with `update` the old networks count.
         """
@@ -130,8 +133,7 @@ class FlowBNN(BaseEstimator):
         if update:
             trained = dataclasses.replace(trained, likelihood=known_likelihood(new.loss))
         self.population_ = trained
-        if hasattr(self, "posterior_"):
-            del self.posterior_
+        vars(self).pop("posterior_", None)  # of the last fit
         if self._averages_flow or self.posterior is not None:
             self.posterior_ = self._make_posterior(architecture, seed).fit(trained)
             times["flow"] = time.perf_counter()
@@ -148,7 +150,8 @@ class FlowBNN(BaseEstimator):
         return self.average == "flow"
 
     def _draw_networks(self, n: int, seed: int) -> Tensor:
-        """Draws of the flow, or networks of the population, evenly spread."""
+        """Draws of the flow, or evenly spread networks of the population, repeated if n is more."""
+        # A warm start may ask for the flow where the last fit had none.
         if self._averages_flow and hasattr(self, "posterior_"):
             return torch.as_tensor(self.posterior_.sample(n, random_state=seed))
         weights = self.population_.weights

@@ -1,4 +1,4 @@
-"""Populations that flows learn from: trained ensembles, and draws of chains that start at them."""
+"""Populations of networks: trained ensembles, and draws of chains that start at them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Predictions of real targets, averaged over the networks of a flow, in the units of the targets.
+r"""Predictions of real targets, averaged over networks of the posterior, in the targets' units.
 
 .. math:: y_j = m_j + s_j t_j, \qquad \log p(y | x, D) = \log p(t | x, D) - \sum_j \log s_j
 

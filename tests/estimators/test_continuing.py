@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fast_estimators import CHAINS, FAST
+from fast_estimators import CHAINS, ENSEMBLE, FAST
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import train_test_split
@@ -68,12 +68,12 @@ def test_a_regression_holds_out_one_set_for_noise_and_stopping():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(100, 2))
     y = X[:, 0] + 0.3 * rng.normal(size=100)
-    options = FAST | {"early_stopping": True, "max_iter": 60}
+    options = FAST | ENSEMBLE | {"early_stopping": True, "max_iter": 60}
     model = FlowBNNRegressor(**options).fit(X, y)
     assert set(model.population_.metrics) == {"best_epoch", "n_epochs", "mse"}
     assert 0.1 < model.likelihood_.scale < 1
     assert model.seen_inputs_.total_weight == 90
-    predicted = FlowBNNRegressor(noise="predicted", **options).fit(X, y)
+    predicted = FlowBNNRegressor(**options | {"noise": "predicted"}).fit(X, y)
     assert "nll" in predicted.population_.metrics
 
 
@@ -135,10 +135,10 @@ def test_the_first_partial_fit_is_a_fit():
     first = FlowBNNClassifier(**FAST).partial_fit(X, y, classes=[0, 1, 2])
     np.testing.assert_array_equal(first.networks_, FlowBNNClassifier(**FAST).fit(X, y).networks_)
     target = X[:, 0]
-    first = FlowBNNRegressor(**FAST).partial_fit(X, target)
-    np.testing.assert_array_equal(
-        first.networks_, FlowBNNRegressor(**FAST).fit(X, target).networks_
-    )
+    for kind in (CHAINS, ENSEMBLE):
+        first, fit = (FlowBNNRegressor(**FAST | kind) for _ in range(2))
+        first.partial_fit(X, target)
+        np.testing.assert_array_equal(first.networks_, fit.fit(X, target).networks_)
 
 
 def distance(a, b):
@@ -152,7 +152,7 @@ def test_two_halves_of_a_line_give_the_line_of_both():
     y = np.column_stack([X.sum(1), X[:, 0]]) + rng.normal(size=(120, 2))
     low = X[:, 0] < 0
     options = {"hidden_layer_sizes": (), "alpha": 0.0, "max_iter": 150, "batch_size": 120}
-    model = FlowBNNRegressor(validation_fraction=0.01, **FAST | options)
+    model = FlowBNNRegressor(validation_fraction=0.01, **FAST | ENSEMBLE | options)
     model.partial_fit(X[low], y[low]).partial_fit(X[~low], y[~low])
     both, *halves = (
         LinearRegression().fit(X[rows], y[rows]).predict(X) for rows in (low | True, low, ~low)
@@ -241,6 +241,6 @@ def test_what_cannot_go_on_is_named():
         FlowBNNClassifier(early_stopping="yes", **FAST).fit(X, y)
     with pytest.raises(ValueError, match="warm_start must be one of .*got 2"):
         FlowBNNClassifier(warm_start=2, **FAST).fit(X, y)
-    regressor = FlowBNNRegressor(**FAST).fit(X, X[:, :2])
+    regressor = FlowBNNRegressor(**FAST | ENSEMBLE).fit(X, X[:, :2])
     with pytest.raises(ValueError, match=r"y must have 2 target.s. per input, as in the last fit"):
         regressor.partial_fit(X, y)

@@ -6,7 +6,7 @@ import pickle
 import joblib
 import numpy as np
 import pytest
-from fast_estimators import FAST
+from fast_estimators import ENSEMBLE, FAST
 from scipy.sparse import csr_array
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
@@ -30,13 +30,17 @@ def classifier(iris):
     return FlowBNNClassifier(**FAST).fit(*iris)
 
 
-@pytest.mark.parametrize("Estimator", [FlowBNNClassifier, FlowBNNRegressor])
-def test_sparse_inputs_are_refused(iris, Estimator):
+@pytest.mark.parametrize(
+    "model",
+    [FlowBNNClassifier(**FAST), FlowBNNRegressor(**FAST | ENSEMBLE)],
+    ids=["classes", "targets"],
+)
+def test_sparse_inputs_are_refused(iris, model):
     X, y = csr_array(iris[0]), iris[1]
     with pytest.raises(TypeError, match="Sparse data was passed.*dense data is required"):
-        Estimator(**FAST).fit(X, y)
+        model.fit(X, y)
     with pytest.raises(TypeError, match="Sparse data was passed.*dense data is required"):
-        Estimator(**FAST).fit(*iris).predict(X)
+        model.fit(*iris).predict(X)
 
 
 def test_frames_lend_their_names(classifier, iris):
@@ -79,7 +83,7 @@ def test_files_give_the_same_predictions(classifier, iris):
 def test_the_feature_that_decides_is_the_important_one():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(150, 3))
-    model = FlowBNNRegressor(**FAST).fit(X, X[:, 1])
+    model = FlowBNNRegressor(**FAST | ENSEMBLE).fit(X, X[:, 1])
     importance = permutation_importance(model, X, X[:, 1], n_repeats=2, random_state=0)
     assert importance.importances_mean.argmax() == 1
 

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from fast_estimators import CHAINS, FAST
+from fast_estimators import CHAINS, ENSEMBLE, FAST
 from sklearn.base import clone
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -116,9 +116,9 @@ def test_what_does_not_fit_is_named(classifier, images):
     with pytest.raises(ValueError, match="module must have 2 outputs, one per class, got 3"):
         FlowBNNClassifier(module=convolutional(3), **FAST).fit(X, labels)
     with pytest.raises(ValueError, match="module must have 1 outputs, one per target, got 2"):
-        FlowBNNRegressor(module=convolutional(2), **FAST).fit(X, y)
+        FlowBNNRegressor(module=convolutional(2), **FAST | ENSEMBLE).fit(X, y)
     with pytest.raises(ValueError, match="2 outputs, means and log scales of targets, got 1"):
-        FlowBNNRegressor(module=convolutional(1), noise="predicted", **FAST).fit(X, y)
+        FlowBNNRegressor(module=convolutional(1), **FAST | CHAINS).fit(X, y)
     with pytest.raises(TypeError, match="module must be a Module, which is copied.*got int"):
         FlowBNNClassifier(module=3, **FAST).fit(X, labels)
     with pytest.raises(ValueError, match="dim 4"):

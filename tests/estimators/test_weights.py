@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fast_estimators import CHAINS, FAST
+from fast_estimators import CHAINS, ENSEMBLE, FAST
 from sklearn.datasets import load_iris
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
@@ -66,7 +66,7 @@ def test_classes_have_weights_by_their_names(iris):
 def test_weights_reach_the_scalers_the_loss_and_the_score(line):
     X, y = line
     w = np.random.default_rng(0).uniform(0.5, 2, len(y))
-    model = FlowBNNRegressor(**FAST).fit(X, y, w)
+    model = FlowBNNRegressor(**FAST | ENSEMBLE).fit(X, y, w)
     np.testing.assert_allclose(model.scaler_.mean_, np.average(X, axis=0, weights=w))
     mean = np.average(y, weights=w)
     np.testing.assert_allclose(model.target_scaler_.mean_, mean)
@@ -87,7 +87,7 @@ def test_rows_of_weight_zero_are_left_out(line, kind):
     if kind == "classes":
         model, y = FlowBNNClassifier(**FAST), np.where(w == 0, 7, y > 1000)  # 7 has no weight
     else:
-        model = FlowBNNRegressor(noise=kind, **FAST)
+        model = FlowBNNRegressor(**FAST | ENSEMBLE | {"noise": kind})
     networks = model.fit(X, y, w).networks_
     likelihood = getattr(model, "likelihood_", None)
     model.fit(X[w > 0], y[w > 0], w[w > 0])
@@ -100,6 +100,7 @@ def test_a_weight_of_two_is_an_input_given_twice_beside_alpha(line, noise):
     X, y = line
     w = np.arange(400) % 2 + 1
     options = FAST | {"alpha": 50.0, "batch_size": 1000, "activation": "tanh", "max_iter": 10}
+    options["population"] = "ensemble"
     if noise is None:
         model, y = FlowBNNClassifier(**options), y > 1000
     else:
@@ -116,7 +117,7 @@ def test_the_constant_noise_is_that_of_weighted_held_out_rows(line):
     rng = np.random.default_rng(0)
     noisy = rng.random(400) < 0.5
     y = 20 * X[:, 0] + np.where(noisy, 20.0, 2.0) * rng.normal(size=400)
-    options = FAST | {"validation_fraction": 0.5, "standardize": False}
+    options = FAST | ENSEMBLE | {"validation_fraction": 0.5, "standardize": False}
     noises = [
         FlowBNNRegressor(**options).fit(X, y, w).likelihood_.scale
         for w in (None, np.where(noisy, 1e-6, 1.0))
@@ -187,7 +188,8 @@ def test_a_module_is_fitted_to_weighted_images(kind):
     X, w = rng.normal(size=(60, 2, 4, 4)), np.arange(60) % 3
     y = X[:, 0].mean((1, 2))
     module = nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 1))
-    model = FlowBNNRegressor(module=module, **FAST | CHAINS | {"population": kind}).fit(X, y, w)
+    options = FAST | CHAINS | {"population": kind, "noise": "constant"}
+    model = FlowBNNRegressor(module=module, **options).fit(X, y, w)
     mean = np.average(X.mean((2, 3)), axis=0, weights=w)
     np.testing.assert_allclose(model.scaler_.mean_, mean)
     networks = model.networks_

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fast_estimators import CHAINS, FAST
+from fast_estimators import CHAINS, ENSEMBLE, FAST
 from scipy.special import log_softmax
 from scipy.stats import norm
 from sklearn.datasets import load_iris
@@ -29,7 +29,7 @@ def test_two_weighted_halves_of_a_line_give_the_line_of_both():
     w = np.where(rng.random(120) < 0.5, 0.05, 2.0) * np.where(Z[:, 1] > 0, 1, 3)
     halves = np.flatnonzero(Z[:, 0] < 0), np.flatnonzero(Z[:, 0] >= 0)
     options = {"hidden_layer_sizes": (), "alpha": 0.0, "max_iter": 600, "batch_size": 120}
-    model = FlowBNNRegressor(validation_fraction=0.01, **FAST | options)
+    model = FlowBNNRegressor(validation_fraction=0.01, **FAST | ENSEMBLE | options)
     for rows in halves:
         model.partial_fit(Z[rows], y[rows], w[rows])
     # One target of each half is held out for the noise.
@@ -101,6 +101,7 @@ def test_chains_see_old_and_new_targets_with_their_weights(chain_arguments):
 @pytest.mark.parametrize("noise", [None, "predicted"])
 def test_a_new_weight_of_two_is_an_input_given_twice(noise):
     options = FAST | {"batch_size": 1000, "activation": "tanh", "max_iter": 10, "alpha": 5.0}
+    options["population"] = "ensemble"
     if noise is None:
         models, y = [FlowBNNClassifier(**options) for _ in range(3)], Y
     else:
@@ -127,7 +128,7 @@ def test_the_constant_noise_is_pooled_by_weight(monkeypatch):
         return Normal(float(len(seen)))  # 1, then 2
 
     monkeypatch.setattr(regressor, "fit_noise", fit_noise)
-    model = FlowBNNRegressor(**FAST)
+    model = FlowBNNRegressor(**FAST | ENSEMBLE)
     totals = []
     for rows in (OLD, NEW):
         model.partial_fit(X[rows], y[rows], W[rows])
@@ -172,4 +173,4 @@ def test_what_an_update_cannot_weigh_is_named():
     with pytest.raises(ValueError, match=r"sample_weight must have shape \(150,\)"):
         model.partial_fit(X, Y, sample_weight=np.ones(3))
     with pytest.raises(ValueError, match="sample_weight must be finite and non-negative"):
-        FlowBNNRegressor(**FAST).partial_fit(X, X[:, 0], -W)
+        FlowBNNRegressor(**FAST | ENSEMBLE).partial_fit(X, X[:, 0], -W)
