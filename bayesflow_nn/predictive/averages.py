@@ -141,13 +141,13 @@ class RunningMoments:
     def add(self, inputs: slice, importance: Tensor, values: Tensor) -> None:
         """Take in a block ``(networks, inputs, n_columns)``; all importances sum to one."""
         # Blocks are merged by their own means and scatters: E f² - (E f)² would cancel.
-        w = importance[:, None, None]
-        w_block = w.sum().clamp_min(torch.finfo(w.dtype).tiny)
-        mean_block = (w * values).sum(0) / w_block
+        w_block = importance.sum().clamp_min(torch.finfo(importance.dtype).tiny)
+        mean_block = torch.tensordot(importance, values, 1) / w_block
         mass = self._mass[inputs]
         share = w_block / (mass + w_block)
         step = mean_block - self.mean[inputs]
-        self.variance[inputs] += (w * (values - mean_block).square()).sum(0)
+        squares = (values - mean_block).square()
+        self.variance[inputs] += torch.tensordot(importance, squares, 1)
         self.variance[inputs] += mass * share * step.square()
         self.mean[inputs] += share * step
         self._mass[inputs] += w_block
