@@ -1,6 +1,7 @@
 """Importance weights against posteriors that are known in closed form or by quadrature."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -143,13 +144,20 @@ def test_on_the_sphere_the_evidence_is_the_same(line):
     assert (np.abs(got - mean) < 4 * error).all()
 
 
-def test_permuted_networks_count_in_the_evidence():
-    """Two hidden neurons far apart: the flow covers one of two arrangements, and counts twice."""
-    mlp = Architecture.mlp([1, 2, 1], "tanh")
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
+def test_permuted_networks_count_in_the_evidence(activation):
+    """Two hidden neurons far apart: the flow covers one arrangement, and counts for all.
+
+    Of sigmoid neurons there are two orders, of tanh neurons, which may change sign, eight.
+    """
+    mlp = Architecture.mlp([1, 2, 1], activation)
+    centres = [(6.0, -3.0), (-3.0, 6.0)]
+    if activation == "tanh":
+        signs = itertools.product([1, -1], repeat=2)
+        centres = [(s * a, t * b) for (s, t) in signs for a, b in centres]
     rng = np.random.default_rng(0)
     networks = 0.5 * rng.normal(size=(1000, mlp.n_weights))
-    networks[:, 0] += 1.0
-    networks[:, 1] -= 1.0
+    networks[:, :2] += centres[0]
     posterior = FlowPosterior(
         architecture=mlp, task="regression", geometry="euclidean", **FAST
     ).fit(networks)
@@ -159,20 +167,17 @@ def test_permuted_networks_count_in_the_evidence():
         return outputs.new_zeros(len(outputs))
 
     def prior(weights):
-        first, second = (
-            torch.distributions.Normal(
-                torch.tensor([s, -s, 0, 0, 0, 0, 0], dtype=weights.dtype), 0.6
-            )
-            .log_prob(weights)
-            .sum(1)
-            for s in (1.0, -1.0)
-        )
-        return torch.logaddexp(first, second) - math.log(2)
+        parts = []
+        for centre in centres:
+            mean = torch.zeros(mlp.n_weights, dtype=weights.dtype)
+            mean[:2] = torch.tensor(centre)
+            parts.append(torch.distributions.Normal(mean, 0.45).log_prob(weights).sum(1))
+        return torch.stack(parts).logsumexp(0) - math.log(len(centres))
 
     result = posterior.importance_weights(
         nothing, nothing, prior=prior, likelihood=flat, n_samples=1000, random_state=0
     )
-    # Without data the evidence is the integral of the prior, one, over both arrangements.
+    # Without data the evidence is the integral of the prior, one, over all arrangements.
     assert result.pareto_k < 0.7
     assert abs(result.log_evidence) < 4 * result.log_evidence_std < 0.4
 
