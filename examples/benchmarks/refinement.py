@@ -212,7 +212,7 @@ def print_refined(problem: Problem, reference: Predictions, n_chains: int) -> No
         ("refitted, proposals", 2000, {"n_draws": 30}),
         ("refitted to both, proposals", 4000, {"n_draws": 110, "n_proposals": 16}),
     )
-    seen = None
+    runs: list[WeightPopulation] = []
     for name, max_iter, options in stages:
         start = time.perf_counter()
         flow = fit_flow(population, max_iter)
@@ -233,7 +233,8 @@ def print_refined(problem: Problem, reference: Predictions, n_chains: int) -> No
         if "proposal_acceptance" in found.population.metrics:
             accepted = found.population.metrics["proposal_acceptance"].mean()
             print(f"  proposals accepted: {accepted:.2f}", flush=True)
-        population = seen = found.population if seen is None else join(seen, found.population)
+        runs.append(found.population)
+        population = functools.reduce(join, runs)
 
 
 def parse_arguments() -> argparse.Namespace:
