@@ -105,6 +105,8 @@ def test_running_moments_are_those_of_the_whole_series():
     for positions in series:
         moments.update(positions)
     torch.testing.assert_close(moments.variance(), series.var(0))
+    # Pooled, all positions of all chains are one series, whatever chain they are of.
+    torch.testing.assert_close(moments.pool().variance()[0], series.flatten(0, 1).var(0))
 
 
 def regression():
