@@ -21,9 +21,11 @@ from bayesflow_nn import FlowBNNClassifier, FlowBNNRegressor
 from bayesflow_nn.weights import HeteroscedasticNormal
 
 CHECKED = {
-    "classifier": FlowBNNClassifier(**FAST),
-    "chains": FlowBNNRegressor(**FAST | CHAINS | {"posterior": None}),  # as by default
-    "ensemble": FlowBNNRegressor(**FAST | ENSEMBLE),
+    # Chains without a flow, as by default.
+    "classifier": FlowBNNClassifier(**FAST | CHAINS | {"posterior": None}),
+    "regressor": FlowBNNRegressor(**FAST | CHAINS | {"posterior": None}),
+    "classifying ensemble": FlowBNNClassifier(**FAST),
+    "regressing ensemble": FlowBNNRegressor(**FAST | ENSEMBLE),
 }
 EXPECTED_FAILURES = {
     "check_sample_weight_equivalence_on_dense_data": (
