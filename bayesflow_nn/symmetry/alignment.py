@@ -154,7 +154,7 @@ class PermutationAligner(WeightTransformerMixin, BaseEstimator):
         Raises
         ------
         TypeError
-            If `architecture` is no `Architecture`.
+            If `architecture` is no `Architecture`, or weights are complex or sparse.
         ValueError
             If a parameter is out of range, the architecture is unknown or cannot be traced, there
             are no inputs to run it on, or weights have a wrong shape or are not finite.

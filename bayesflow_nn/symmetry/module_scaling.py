@@ -101,7 +101,7 @@ class ModuleScaleCanonicalizer(WeightTransformerMixin, BaseEstimator):
         Raises
         ------
         TypeError
-            If `architecture` is no `Architecture`.
+            If `architecture` is no `Architecture`, or weights are complex or sparse.
         ValueError
             If the architecture is unknown, the module has to be run and there is nothing to run it
             on, it cannot be traced, or weights have a wrong shape or are not finite.

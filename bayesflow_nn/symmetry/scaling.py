@@ -52,6 +52,7 @@ class ScaleCanonicalizer(WeightTransformerMixin, BaseEstimator):
     ----------
     architecture_ : Architecture
         Architecture that `fit` saw.
+    logit_shift_ : bool
     n_features_in_ : int
         Number of weights.
 
@@ -84,7 +85,7 @@ class ScaleCanonicalizer(WeightTransformerMixin, BaseEstimator):
     def fit(
         self, weights: ArrayLike | Tensor | WeightPopulation, y: None = None
     ) -> ScaleCanonicalizer:
-        """Check the input; nothing is learned from it.
+        """Find the architecture and its scales; nothing is learned from the weights.
 
         Parameters
         ----------
@@ -96,6 +97,14 @@ class ScaleCanonicalizer(WeightTransformerMixin, BaseEstimator):
         -------
         ScaleCanonicalizer
             This object.
+
+        Raises
+        ------
+        TypeError
+            If `architecture` is no `Architecture`, or weights are complex or sparse.
+        ValueError
+            If the architecture is unknown or has no neuron scales, or weights have a wrong shape
+            or are not finite.
         """
         given = self._read(weights, reset=True)
         self._module = None
@@ -111,7 +120,7 @@ class ScaleCanonicalizer(WeightTransformerMixin, BaseEstimator):
     def transform(
         self, weights: ArrayLike | Tensor | WeightPopulation
     ) -> np.ndarray | Tensor | WeightPopulation:
-        """Canonical weights of the same networks.
+        """Canonical weights of the same networks, without a fit those of `fit_transform`.
 
         Parameters
         ----------
@@ -124,11 +133,8 @@ class ScaleCanonicalizer(WeightTransformerMixin, BaseEstimator):
 
         Raises
         ------
-        TypeError
-            If `architecture` is no `Architecture`.
-        ValueError
-            If the architecture is unknown or has no neuron scales, or weights have a wrong shape
-            or are not finite.
+        TypeError, ValueError
+            As in `fit`; and if weights have another architecture than those of `fit`.
 
         Warns
         -----
