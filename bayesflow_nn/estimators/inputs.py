@@ -31,7 +31,9 @@ def fit_scaler(X: np.ndarray, sample_weight: np.ndarray | None = None) -> Standa
     if sample_weight is not None:
         sample_weight = np.repeat(sample_weight, X[0, 0].size)
     rows = _channels_last(X).reshape(-1, X.shape[1])
-    return StandardScaler().fit(rows, sample_weight=sample_weight)
+    # Arrays whatever set_config(transform_output=...) says.
+    scaler = StandardScaler().set_output(transform="default")
+    return scaler.fit(rows, sample_weight=sample_weight)
 
 
 def scale_inputs(scaler: StandardScaler, X: np.ndarray) -> np.ndarray:

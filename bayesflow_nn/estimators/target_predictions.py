@@ -82,7 +82,7 @@ class TargetPredictions(FlowBNN):
 
     def _scale_targets(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
         if not self._goes_on:
-            scaler = StandardScaler()
+            scaler = StandardScaler().set_output(transform="default")
             self.target_scaler_ = (
                 scaler.fit(y, sample_weight=sample_weight) if self.standardize else None
             )

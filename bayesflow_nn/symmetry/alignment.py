@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from bayesflow_nn.symmetry.representation import (
 from bayesflow_nn.symmetry.sinkhorn import match_sinkhorn
 from bayesflow_nn.symmetry.weight_input import NetworkInput, read_networks
 from bayesflow_nn.symmetry.weight_matching import match_weights
+from bayesflow_nn.symmetry.weight_transformer import WeightTransformerMixin
 from bayesflow_nn.weights import Architecture, WeightPopulation
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import check_integer, check_option, check_real
@@ -30,7 +31,7 @@ from bayesflow_nn.weights.validation import check_integer, check_option, check_r
 METHODS = ("weight_matching", "transfusion", "activation_matching", "sinkhorn")
 
 
-class PermutationAligner(TransformerMixin, BaseEstimator):
+class PermutationAligner(WeightTransformerMixin, BaseEstimator):
     """Reorder the neurons, channels and heads of every network towards a common reference.
 
     Reordering hidden neurons leaves the function as it is, so that every network stands for n!
@@ -153,15 +154,13 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         Raises
         ------
         TypeError
-            If `architecture` is no `Architecture`.
+            If `architecture` is no `Architecture`, or weights are complex or sparse.
         ValueError
             If a parameter is out of range, the architecture is unknown or cannot be traced, there
             are no inputs to run it on, or weights have a wrong shape or are not finite.
         """
-        given = read_networks(weights, self.architecture)
-        self._check_parameters(given)
-        self.architecture_ = given.architecture
-        self.n_features_in_ = given.architecture.n_weights
+        self._check_parameters()
+        given = self._read(weights, reset=True)
         self.logit_shift_ = resolve_logit_shift(self.logit_shift, given)
         inputs = self._find_inputs(given)
         groups = self.groups
@@ -196,7 +195,8 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
         ValueError
             If weights have a wrong shape or architecture, or are not finite.
         """
-        given = self._read(weights)
+        check_is_fitted(self, "reference_")
+        given = self._read(weights, reset=False)
         state = given.state({slot.parameter for group in self.groups_ for slot in group.slots})
         return given.like_state(permute_all(self.groups_, state, self._match(given.tensor)))
 
@@ -214,13 +214,10 @@ class PermutationAligner(TransformerMixin, BaseEstimator):
             ``permutation[:, i]`` of the given network, or, where that is written ``~k``, element
             ``k`` with its sign changed, which odd groups allow.
         """
-        return self._match(self._read(weights).tensor)
+        check_is_fitted(self, "reference_")
+        return self._match(self._read(weights, reset=False).tensor)
 
-    def _read(self, weights: ArrayLike | Tensor | WeightPopulation) -> NetworkInput:
-        check_is_fitted(self)
-        return read_networks(weights, self.architecture_)
-
-    def _check_parameters(self, given: NetworkInput) -> None:
+    def _check_parameters(self) -> None:
         check_option("method", self.method, METHODS)
         check_integer("max_iter", self.max_iter)
         check_integer("max_reference_networks", self.max_reference_networks)

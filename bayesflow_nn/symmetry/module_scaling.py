@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -23,11 +23,11 @@ from bayesflow_nn.symmetry.groups import Slot
 from bayesflow_nn.symmetry.row_scale import row_norms
 from bayesflow_nn.symmetry.scale_discovery import discover_scales
 from bayesflow_nn.symmetry.scale_groups import ScaleGroup, settled_weights
-from bayesflow_nn.symmetry.weight_input import read_networks
+from bayesflow_nn.symmetry.weight_transformer import WeightTransformerMixin
 from bayesflow_nn.weights import Architecture, WeightPopulation
 
 
-class ModuleScaleCanonicalizer(TransformerMixin, BaseEstimator):
+class ModuleScaleCanonicalizer(WeightTransformerMixin, BaseEstimator):
     """Remove the scales of the units of any module without changing the function.
 
     The incoming weights of every homogeneous unit get norm 1; the scale moves to what reads it. Of
@@ -101,14 +101,12 @@ class ModuleScaleCanonicalizer(TransformerMixin, BaseEstimator):
         Raises
         ------
         TypeError
-            If `architecture` is no `Architecture`.
+            If `architecture` is no `Architecture`, or weights are complex or sparse.
         ValueError
             If the architecture is unknown, the module has to be run and there is nothing to run it
             on, it cannot be traced, or weights have a wrong shape or are not finite.
         """
-        given = read_networks(weights, self.architecture)
-        self.architecture_ = given.architecture
-        self.n_features_in_ = given.architecture.n_weights
+        given = self._read(weights, reset=True)
         own = given.source.inputs if isinstance(given.source, WeightPopulation) else None
         inputs = own if self.inputs is None else torch.as_tensor(self.inputs)
         groups = self.groups
@@ -135,8 +133,8 @@ class ModuleScaleCanonicalizer(TransformerMixin, BaseEstimator):
         ValueError
             If weights have a wrong shape or architecture, or are not finite.
         """
-        check_is_fitted(self)
-        given = read_networks(weights, self.architecture_)
+        check_is_fitted(self, "groups_")
+        given = self._read(weights, reset=False)
         state = given.state({s.slot.parameter for group in self.groups_ for s in group.statistics})
         for group, measured in zip(self.groups_, settled_weights(self.groups_), strict=True):
             if measured:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
 from torch import Tensor
 
 from bayesflow_nn.symmetry.dense_layers import (
@@ -20,12 +22,12 @@ from bayesflow_nn.symmetry.dense_layers import (
 from bayesflow_nn.symmetry.logit_shift import remove_logit_shift, resolve_logit_shift
 from bayesflow_nn.symmetry.module_scaling import ModuleScaleCanonicalizer
 from bayesflow_nn.symmetry.row_scale import normalise_rows
-from bayesflow_nn.symmetry.weight_input import NetworkInput, read_networks
+from bayesflow_nn.symmetry.weight_transformer import WeightTransformerMixin
 from bayesflow_nn.weights import Architecture, WeightPopulation
 from bayesflow_nn.weights.validation import name_rows
 
 
-class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
+class ScaleCanonicalizer(WeightTransformerMixin, BaseEstimator):
     """Remove neuron scales, and the shift of the logits, without changing the function.
 
     Every hidden neuron gets incoming weights of norm 1; its scale moves to the next layer, and so
@@ -50,6 +52,7 @@ class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
     ----------
     architecture_ : Architecture
         Architecture that `fit` saw.
+    logit_shift_ : bool
     n_features_in_ : int
         Number of weights.
 
@@ -82,7 +85,7 @@ class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
     def fit(
         self, weights: ArrayLike | Tensor | WeightPopulation, y: None = None
     ) -> ScaleCanonicalizer:
-        """Check the input; nothing is learned from it.
+        """Find the architecture and its scales; nothing is learned from the weights.
 
         Parameters
         ----------
@@ -94,19 +97,30 @@ class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
         -------
         ScaleCanonicalizer
             This object.
+
+        Raises
+        ------
+        TypeError
+            If `architecture` is no `Architecture`, or weights are complex or sparse.
+        ValueError
+            If the architecture is unknown or has no neuron scales, or weights have a wrong shape
+            or are not finite.
         """
-        given = self._read(weights)
-        self.architecture_ = given.architecture
-        self.n_features_in_ = given.architecture.n_weights
+        given = self._read(weights, reset=True)
         self._module = None
-        if not given.architecture.is_mlp:
-            self._module = self._of_module(given)
+        if given.architecture.is_mlp:
+            check_scalable(given.architecture)
+        else:
+            module = ModuleScaleCanonicalizer(given.architecture, inputs=self.inputs)
+            # Arrays stay arrays inside; what comes out of here is put into the frame.
+            self._module = module.set_output(transform="default").fit(given.source)
+        self.logit_shift_ = resolve_logit_shift(self.logit_shift, given)
         return self
 
     def transform(
         self, weights: ArrayLike | Tensor | WeightPopulation
     ) -> np.ndarray | Tensor | WeightPopulation:
-        """Canonical weights of the same networks.
+        """Canonical weights of the same networks, without a fit those of `fit_transform`.
 
         Parameters
         ----------
@@ -119,40 +133,25 @@ class ScaleCanonicalizer(TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        TypeError
-            If `architecture` is no `Architecture`.
-        ValueError
-            If the architecture is unknown or has no neuron scales, or weights have a wrong shape
-            or are not finite.
+        TypeError, ValueError
+            As in `fit`; and if weights have another architecture than those of `fit`.
 
         Warns
         -----
         UserWarning
             If there are dead neurons; names their number and the first networks.
         """
-        given = self._read(weights)
-        if not given.architecture.is_mlp:
-            return self._of_module(given).transform(weights)
+        if not hasattr(self, "logit_shift_"):
+            return copy.copy(self).fit_transform(weights)
+        given = self._read(weights, reset=False)
+        if self._module is not None:
+            return self._module.transform(given.source)
         layers = canonical_layers(given.architecture, given.tensor)
-        if resolve_logit_shift(self.logit_shift, given):
+        if self.logit_shift_:
             layers[-1] = remove_logit_shift(layers[-1])
         return given.like_source(join_layers(layers))
 
-    def _read(self, weights: ArrayLike | Tensor | WeightPopulation) -> NetworkInput:
-        given = read_networks(weights, self.architecture)
-        if given.architecture.is_mlp:
-            check_scalable(given.architecture)
-        resolve_logit_shift(self.logit_shift, given)
-        return given
-
-    def _of_module(self, given: NetworkInput) -> ModuleScaleCanonicalizer:
-        """What `fit` found, or a fresh search without it."""
-        found = getattr(self, "_module", None)
-        if found is not None and found.architecture_ == given.architecture:
-            return found
-        return ModuleScaleCanonicalizer(given.architecture, inputs=self.inputs).fit(given.source)
-
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         return tags

@@ -105,7 +105,7 @@ def read_weights(
     Raises
     ------
     TypeError
-        If `architecture` is no `Architecture`.
+        If `architecture` is no `Architecture`, or weights are complex or sparse.
     ValueError
         If the population has another architecture, the shape is wrong, or weights are not finite.
     """
@@ -163,6 +163,10 @@ def _to_tensor(weights: ArrayLike | Tensor | WeightPopulation) -> Tensor:
         return weights.weights
     # A copy: torch has no read-only tensors, and NumPy arrays may be read-only.
     tensor = weights if isinstance(weights, Tensor) else torch.from_numpy(np.array(weights))
+    if tensor.is_complex():
+        raise TypeError(f"weights must be real, got {tensor.dtype}; pass weights.real.")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"weights must be dense, got {tensor.layout}; pass weights.to_dense().")
     return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from fast_estimators import ENSEMBLE, FAST
 from scipy.sparse import csr_array
+from sklearn import config_context
+from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
 from sklearn.ensemble import StackingClassifier
@@ -52,6 +54,19 @@ def test_frames_lend_their_names(classifier, iris):
     np.testing.assert_array_equal(model.predict_proba(frame), classifier.predict_proba(X))
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(frame[["b", "a", "c", "d"]])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [FlowBNNClassifier(**FAST), FlowBNNRegressor(**FAST | ENSEMBLE)],
+    ids=["classes", "targets"],
+)
+def test_output_of_transformers_may_be_set_to_frames(iris, model):
+    pytest.importorskip("pandas")
+    expected = clone(model).fit(*iris).predict(iris[0])
+    with config_context(transform_output="pandas"):
+        found = clone(model).fit(*iris).predict(iris[0])
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_columns_of_a_frame_are_transformed_on_the_way():
