@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 
 import torch
@@ -12,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bayesflow_nn.flow import StudentSource
 from bayesflow_nn.posterior_densities import Prior
 from bayesflow_nn.posterior_input import predicts
 from bayesflow_nn.refinement import ChartPosterior, Proposal, Proposer, Refinement
@@ -20,6 +20,11 @@ from bayesflow_nn.weights.population import TASKS
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.training_data import MOST_INPUTS, spread_rows
 from bayesflow_nn.weights.validation import check_integer
+
+_DOF = 5.0
+"""Degrees of freedom of the source of proposals. For a perceptron of 16 weights, whose flow learned
+from draws of the posterior, .27 of them are accepted (.30 from the normal source), and the mean over
+the posterior of the ratio of posterior to proposal density is 21 (158)."""
 
 
 class RefinementMethods:
@@ -128,10 +133,8 @@ class RefinementMethods:
         self._check_can_refine()
         generator = torch.Generator(self.device).manual_seed(draw_seed(random_state))
         target = self._chart_posterior(X, y, prior, likelihood)
-        proposer = Proposer(
-            functools.partial(self._propose, generator), self._density_of_points, self._align_points
-        )
-        start = self._align_points(proposer.draw(n_chains).points)
+        proposer = self._make_proposer(generator)
+        start = self._align_points(self._draw_points_with_density(n_chains, None, generator)[0])
         chains = Refinement(
             target,
             proposer,
@@ -191,11 +194,23 @@ class RefinementMethods:
 
         return ChartPosterior(self.chart_, log_likelihood, log_prior)
 
-    def _propose(self, generator: torch.Generator, n: int) -> Proposal:
-        return Proposal(*self._draw_points_with_density(n, None, generator))
+    def _make_proposer(self, generator: torch.Generator) -> Proposer:
+        """The flow of a source with heavier tails than the one it was learned from."""
+        field, source = self._precise_field(None), StudentSource(self.chart_.manifold, _DOF)
+        method = self._density_method(self.training_points_)
 
-    def _density_of_points(self, points: Tensor) -> Tensor:
-        return self._point_density(points).value
+        @torch.no_grad()
+        def draw(n: int) -> Proposal:
+            like = self.training_points_[:1].double()
+            x_0 = source.sample(n, generator=generator, like=like)
+            points, density = method.sample(field, source, x_0)
+            return Proposal(points, density.value)
+
+        @torch.no_grad()
+        def log_density(points: Tensor) -> Tensor:
+            return method.log_density(field, source, points).value
+
+        return Proposer(draw, log_density, self._align_points)
 
     def _align_points(self, points: Tensor) -> Tensor:
         return self.chart_.to_point(self._align(self.chart_.to_weights(points)))

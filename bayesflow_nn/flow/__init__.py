@@ -18,7 +18,7 @@ from bayesflow_nn.flow.ode import (
 from bayesflow_nn.flow.path import GeodesicPath, PathSample
 from bayesflow_nn.flow.regression import Regression, TrainingHistory
 from bayesflow_nn.flow.sampling import Integrator, Sampler
-from bayesflow_nn.flow.source import StandardSource, contract
+from bayesflow_nn.flow.source import StandardSource, StudentSource, contract
 from bayesflow_nn.flow.time_grid import equal_error_grid
 from bayesflow_nn.flow.trace import PROBE_DISTRIBUTIONS, TRACES
 from bayesflow_nn.flow.training import FlowTrainer, Targets
@@ -49,6 +49,7 @@ __all__ = [
     "StepLimitError",
     "StepNoise",
     "StepUnderflowError",
+    "StudentSource",
     "Targets",
     "TaskGuidance",
     "TrainingHistory",

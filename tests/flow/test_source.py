@@ -1,11 +1,14 @@
-"""StandardSource: its density is that of its samples; contraction towards the data."""
+"""Sources: their densities are those of their samples; contraction towards the data."""
 
+import functools
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import f, kstest, multivariate_t
 
-from bayesflow_nn.flow import StandardSource, contract
+from bayesflow_nn.flow import StandardSource, StudentSource, contract
 from bayesflow_nn.geometry import EuclideanBlock, ProductManifold, SphereBlock
 
 
@@ -56,15 +59,41 @@ def test_samples_have_the_moments_of_the_source(product, generator):
     torch.testing.assert_close(x.T @ x / n, covariance, atol=bound, rtol=0)
 
 
-def test_samples_follow_the_generator_and_the_dtype(product):
+@pytest.mark.parametrize(
+    "source", [StandardSource, functools.partial(StudentSource, dof=3.0)], ids=["normal", "t"]
+)
+def test_samples_follow_the_generator_and_the_dtype(product, source):
     def draw(seed):
         generator = torch.Generator().manual_seed(seed)
         like = torch.zeros(0, dtype=torch.float64)
-        return StandardSource(product).sample(3, generator=generator, like=like)
+        return source(product).sample(3, generator=generator, like=like)
 
     assert draw(1).dtype == torch.float64
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+
+
+@pytest.mark.parametrize("dof", [1.0, 5.0])
+def test_the_student_source_is_a_multivariate_student_law(dof, generator):
+    x = 3 * torch.randn(20, 4, generator=generator, dtype=torch.float64)
+    expected = multivariate_t(loc=np.zeros(4), df=dof).logpdf(x.numpy())
+    log_prob = StudentSource(ProductManifold([EuclideanBlock(4)]), dof).log_prob(x)
+    np.testing.assert_allclose(log_prob, expected)
+
+
+def test_students_of_many_degrees_of_freedom_are_normal(product, draw_points):
+    x = draw_points(product, 10)
+    expected = StandardSource(product).log_prob(x)
+    torch.testing.assert_close(StudentSource(product, 1e8).log_prob(x), expected, rtol=0, atol=1e-5)
+
+
+def test_student_samples_follow_their_law(product, generator):
+    x = StudentSource(product, 3.0).sample(4000, generator=generator, like=torch.zeros(0))
+    torch.testing.assert_close(x, product.projx(x))  # on the spheres
+    normal = x[:, product.euclidean_mask]
+    n = normal.shape[1]
+    # |x|^2 / n of a multivariate t has the F distribution.
+    assert kstest((normal**2).sum(1) / n, f(n, 3).cdf).pvalue > 1e-3
 
 
 def test_contraction_multiplies_every_distance_to_the_centre_by_the_temperature(
