@@ -23,8 +23,8 @@ from bayesflow_nn.weights.validation import check_integer
 
 _DOF = 5.0
 """Degrees of freedom of the source of proposals. For a perceptron of 16 weights, whose flow learned
-from draws of the posterior, .27 of them are accepted (.30 from the normal source), and the mean over
-the posterior of the ratio of posterior to proposal density is 21 (158)."""
+from draws of the posterior, .27 of them are accepted (.30 from the normal source), and the ratio of
+posterior to proposal density has the mean 21 over the posterior (158)."""
 
 
 class RefinementMethods:
