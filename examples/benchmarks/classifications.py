@@ -1,12 +1,12 @@
 """`FlowBNNClassifier` as it comes, on seventeen small and middling classifications.
 
-Beside it the flow over an ensemble (``population="ensemble"``), deep ensembles of 5 and of 20
-networks of the same kind, which are trained for about nine thousand steps, of which each keeps its
-best epoch on a tenth of the data; and scikit-learn's `MLPClassifier` (until it converges), random
-forest, logistic regression and Gaussian process (with a kernel of its own scale and length, and of
-at most 2,000 rows). All see standardised inputs. Five-fold cross-validation, stratified: accuracy,
-negative log likelihood in nats, and calibration error (15 bins), means over folds, that of the
-likelihood with its standard error; median seconds of a fit.
+Beside it deep ensembles of 5 and of 20 networks of the same kind, which are trained for about nine
+thousand steps, of which each keeps its best epoch on a tenth of the data; and scikit-learn's
+`MLPClassifier` (until it converges), random forest, logistic regression and Gaussian process (with
+a kernel of its own scale and length, and of at most 2,000 rows). All see standardised inputs.
+Five-fold cross-validation, stratified: accuracy, negative log likelihood in nats, and calibration
+error (15 bins), means over folds, that of the likelihood with its standard error; median seconds of
+a fit.
 
     python examples/benchmarks/classifications.py --data ../shared/data
         [--datasets iris wine] [--models FlowBNNClassifier ...] [--n-folds N] [--output FILE]
@@ -101,9 +101,6 @@ def scaled(model: Callable[..., ClassifierMixin], **parameters: Any) -> Callable
 
 MODELS = {
     "FlowBNNClassifier": lambda n_rows, k: FlowBNNClassifier(random_state=k),
-    "flow over an ensemble": lambda n_rows, k: FlowBNNClassifier(
-        population="ensemble", random_state=k
-    ),
     "20 networks": make_ensemble,
     "MLPClassifier": scaled(MLPClassifier, max_iter=1000),
     "random forest": scaled(RandomForestClassifier),
