@@ -11,9 +11,10 @@ it is sqrt(p (1 - p))); and the worst R-hat of predictions.
     python examples/benchmarks/refinement.py [--problem breast_cancer]
 
 Refinement begins with a flow over networks that Adam trained from draws of the prior, no sample of
-the posterior. Its first run is only of local moves, many short chains; a flow that learned from it
-is refined again, and a flow that learned from both, which leaves out less, once more. The gradients
-of a row include those of the rows before it.
+the posterior. Its first run is only of local moves, many short chains. Each further one starts from
+a flow that learned from all runs before, which leaves out less every time: two short ones, and one
+that is long and has many proposals beside the shortest of local moves. The gradients of a row
+include those of the rows before it.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def breast_cancer() -> Problem:
     X = torch.as_tensor((X - X.mean(0)) / X.std(0))
     test = np.arange(len(y)) % 4 == 0
     architecture = Architecture.mlp([3, 3, 2], "tanh")
-    return Problem(X[~test], torch.as_tensor(y[~test]), X[test], architecture, None, 100, 4)
+    return Problem(X[~test], torch.as_tensor(y[~test]), X[test], architecture, None, 160, 4)
 
 
 PROBLEMS = {"regression": regression, "breast_cancer": breast_cancer}
@@ -203,14 +204,15 @@ def fit_flow(population: WeightPopulation, max_iter: int) -> FlowPosterior:
 
 
 def print_refined(problem: Problem, reference: Predictions, n_chains: int) -> None:
-    """Refine three times, each time from a flow over the networks of all times before."""
+    """Refine four times, each time from a flow over the networks of all times before."""
     population, n_gradients = train_networks(problem), 0
     print_row("networks of Adam", Run(population, 0, 0.0), problem, reference)
     first = {"n_chains": 2 * n_chains, "n_draws": 8, "n_leapfrog": problem.n_leapfrog}
     stages = (
         ("local moves", 500, first | {"n_proposals": 0}),
         ("refitted, proposals", 2000, {"n_draws": 30}),
-        ("refitted to both, proposals", 4000, {"n_draws": 110, "n_proposals": 16}),
+        ("refitted to both", 4000, {"n_draws": 20, "n_proposals": 16}),
+        ("refitted to all", 8000, {"n_draws": 150, "n_proposals": 24, "n_leapfrog": 1}),
     )
     runs: list[WeightPopulation] = []
     for name, max_iter, options in stages:
