@@ -3,6 +3,8 @@
 from bayesflow_nn.velocity.affine import AffineDenoiser
 from bayesflow_nn.velocity.conditional import ConditionalDenoiser
 from bayesflow_nn.velocity.gaussian_map import make_flow_map
+from bayesflow_nn.velocity.graph_velocity import GraphVelocity
+from bayesflow_nn.velocity.isotropic import IsotropicDenoiser
 from bayesflow_nn.velocity.mlp import MLPVelocity
 from bayesflow_nn.velocity.probing import ProbeVelocity
 from bayesflow_nn.velocity.problem import UnitVariance, VelocityProblem
@@ -11,6 +13,8 @@ from bayesflow_nn.velocity.relational_transformer import RelationalTransformer
 __all__ = [
     "AffineDenoiser",
     "ConditionalDenoiser",
+    "GraphVelocity",
+    "IsotropicDenoiser",
     "MLPVelocity",
     "ProbeVelocity",
     "RelationalTransformer",

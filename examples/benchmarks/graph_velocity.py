@@ -79,7 +79,7 @@ def dense_loss(model: RelationalTransformer, n: int) -> Callable[[], Tensor]:
                 start = middle
             own = list(block.node_norm(nodes).split(sizes, dim=1))
             nodes = nodes + torch.cat(
-                dense_attention(block.attention, edges, own, all_pairs=True), dim=1
+                dense_attention(block.gather, edges, own, all_pairs=True), dim=1
             )
             nodes = nodes + block.node_update(nodes)
             hidden = block.from_edge(normed) + block.from_target(nodes)[:, :, None]
