@@ -59,6 +59,7 @@ from bayesflow_nn.symmetry.standardisation import orbit_means
 from bayesflow_nn.velocity import (
     IsotropicDenoiser,
     MLPVelocity,
+    PNAVelocity,
     ProbeVelocity,
     RelationalTransformer,
     UnitVariance,
@@ -70,6 +71,7 @@ from bayesflow_nn.weights.validation import check_integer, check_option, check_r
 
 VELOCITIES = {
     "mlp": MLPVelocity,
+    "pna": PNAVelocity,
     "probe": ProbeVelocity,
     "relational_transformer": RelationalTransformer,
 }
@@ -135,10 +137,10 @@ class FlowPosterior(
         Gaussian residual beside it (see `log_prob`).
     coupling : {"independent", "ot"}
         How source points are paired with networks in a minibatch ([T23]).
-    velocity : {"auto", "mlp", "probe", "relational_transformer"} or callable
+    velocity : {"auto", "mlp", "probe", "relational_transformer", "pna"} or callable
         Model of the velocity. "probe" runs the generated network on learned inputs, for multilayer
-        perceptrons; "relational_transformer" sees their neurons and weights as a graph ([E25]
-        6.3); "mlp" sees the flat vector ([DWF]); "auto" takes "probe" where it can. A
+        perceptrons; "relational_transformer" and "pna" see their neurons and weights as a graph
+        ([E25] 6.3, 5.3); "mlp" sees the flat vector ([DWF]); "auto" takes "probe" where it can. A
         callable gets a :class:`bayesflow_nn.velocity.VelocityProblem` and returns a module, for
         example ``functools.partial(ProbeVelocity, n_refinements=2)``.
     prediction : {"velocity", "target"}

@@ -10,12 +10,13 @@ from sklearn.datasets import load_iris
 
 from bayesflow_nn import Architecture, FlowPosterior, WeightPopulation, train_population
 from bayesflow_nn.flow import Refresh, TaskGuidance
-from bayesflow_nn.velocity import RelationalTransformer
+from bayesflow_nn.velocity import PNAVelocity, RelationalTransformer
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 
 SMALL = {"node_width": 8, "edge_width": 4, "n_blocks": 1}
 GRAPHS = {
     "relational_transformer": functools.partial(RelationalTransformer, n_heads=2, **SMALL),
+    "pna": functools.partial(PNAVelocity, message_width=4, **SMALL),
 }
 GEOMETRIES = ["product_sphere", "normalized", "euclidean"]
 OWN, WIDE = Architecture.mlp([4, 6, 3]), Architecture.mlp([4, 16, 3])
@@ -37,8 +38,9 @@ def population(data):
     scope="module",
     params=[
         *((GRAPHS["relational_transformer"], geometry) for geometry in GEOMETRIES),
+        (GRAPHS["pna"], "product_sphere"),
     ],
-    ids=GEOMETRIES,
+    ids=[*GEOMETRIES, "pna"],
 )
 def posterior(request, population):
     velocity, geometry = request.param

@@ -6,6 +6,7 @@ from bayesflow_nn.velocity.gaussian_map import make_flow_map
 from bayesflow_nn.velocity.graph_velocity import GraphVelocity
 from bayesflow_nn.velocity.isotropic import IsotropicDenoiser
 from bayesflow_nn.velocity.mlp import MLPVelocity
+from bayesflow_nn.velocity.pna import PNAVelocity
 from bayesflow_nn.velocity.probing import ProbeVelocity
 from bayesflow_nn.velocity.problem import UnitVariance, VelocityProblem
 from bayesflow_nn.velocity.relational_transformer import RelationalTransformer
@@ -16,6 +17,7 @@ __all__ = [
     "GraphVelocity",
     "IsotropicDenoiser",
     "MLPVelocity",
+    "PNAVelocity",
     "ProbeVelocity",
     "RelationalTransformer",
     "UnitVariance",

@@ -9,7 +9,7 @@ from torch import nn
 from bayesflow_nn import FlowPosterior, WeightPopulation
 from bayesflow_nn.flow import FlowField, GeodesicPath
 from bayesflow_nn.symmetry import WeightChart, transfer_chart
-from bayesflow_nn.velocity import RelationalTransformer, UnitVariance
+from bayesflow_nn.velocity import PNAVelocity, RelationalTransformer, UnitVariance
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.weights import Architecture
 
@@ -17,6 +17,7 @@ GEOMETRIES = ["product_sphere", "normalized", "euclidean"]
 SMALL = {"node_width": 8, "edge_width": 4, "n_blocks": 2}
 GRAPHS = {
     "relational_transformer": functools.partial(RelationalTransformer, n_heads=2, **SMALL),
+    "pna": functools.partial(PNAVelocity, message_width=4, **SMALL),
 }
 DEEP = Architecture.mlp([4, 5, 6, 3])
 
