@@ -171,6 +171,10 @@ def posterior_record(
         raise ValueError(
             "return_trajectory must be left out of a record, whose draws are networks at t = 1."
         )
+    if sampling.get("architecture") is not None:
+        raise ValueError(
+            "architecture must be left out of a record, which holds networks of the posterior."
+        )
     seed = draw_seed(random_state)
     architecture = posterior.architecture_
     if architecture is None and (X is not None or y is not None):

@@ -53,9 +53,13 @@ from bayesflow_nn.posterior_input import (
 )
 from bayesflow_nn.posterior_predictions import PredictionMethods
 from bayesflow_nn.posterior_refinement import RefinementMethods
+from bayesflow_nn.posterior_transfer import TransferMethods
 from bayesflow_nn.symmetry import PermutationAligner, WeightChart
+from bayesflow_nn.symmetry.standardisation import orbit_means
 from bayesflow_nn.velocity import (
+    IsotropicDenoiser,
     MLPVelocity,
+    PNAVelocity,
     ProbeVelocity,
     RelationalTransformer,
     UnitVariance,
@@ -67,6 +71,7 @@ from bayesflow_nn.weights.validation import check_integer, check_option, check_r
 
 VELOCITIES = {
     "mlp": MLPVelocity,
+    "pna": PNAVelocity,
     "probe": ProbeVelocity,
     "relational_transformer": RelationalTransformer,
 }
@@ -91,6 +96,7 @@ class FlowPosterior(
     PredictionMethods,
     DiversityMethods,
     RefinementMethods,
+    TransferMethods,
     DensityMethods,
     DensityMixin,
     BaseEstimator,
@@ -120,7 +126,9 @@ class FlowPosterior(
     alignment : str, object or None
         How neurons are matched, one of the methods of `PermutationAligner` ("weight_matching",
         "transfusion", "activation_matching", "sinkhorn"); an object with ``fit`` and ``transform``
-        replaces it.
+        replaces it. With None networks stay as they are, and a graph velocity takes the neurons of
+        a layer to be in no order: no permutation of them changes a density, and `sample` draws
+        networks of other widths.
     reducer : int, float, estimator or None
         Principal components of the weights in which to run the flow, for networks too large for one
         in all weights ([DWF]): their number, the fraction of variance they explain, or an
@@ -129,10 +137,10 @@ class FlowPosterior(
         Gaussian residual beside it (see `log_prob`).
     coupling : {"independent", "ot"}
         How source points are paired with networks in a minibatch ([T23]).
-    velocity : {"auto", "mlp", "probe", "relational_transformer"} or callable
+    velocity : {"auto", "mlp", "probe", "relational_transformer", "pna"} or callable
         Model of the velocity. "probe" runs the generated network on learned inputs, for multilayer
-        perceptrons; "relational_transformer" sees their neurons and weights as a graph ([E25] 6.3);
-        "mlp" sees the flat vector ([DWF]); "auto" takes "probe" where it can. A
+        perceptrons; "relational_transformer" and "pna" see their neurons and weights as a graph
+        ([E25] 6.3, 5.3); "mlp" sees the flat vector ([DWF]); "auto" takes "probe" where it can. A
         callable gets a :class:`bayesflow_nn.velocity.VelocityProblem` and returns a module, for
         example ``functools.partial(ProbeVelocity, n_refinements=2)``.
     prediction : {"velocity", "target"}
@@ -204,8 +212,10 @@ class FlowPosterior(
         Points of the networks that were fitted and of the chains held out, for `novelty`.
     training_condition_ : Tensor of shape (n_networks, n_features) or None
         Features of the conditions of the networks that were fitted.
-    gaussian_ : AffineDenoiser or ConditionalDenoiser
+    gaussian_ : AffineDenoiser, ConditionalDenoiser or IsotropicDenoiser
         Gaussian approximation, in coordinates of unit variance; guidance takes its covariance.
+    centre_ : Tensor of shape (n_coordinates,)
+        Mean of the points that were fitted, towards which a low `temperature` draws.
     unit_scale_ : Tensor of shape (n_coordinates,)
         Factor from points to coordinates of about unit variance: sqrt(d) on a sphere in R^d.
     history_ : TrainingHistory
@@ -355,6 +365,7 @@ class FlowPosterior(
         guidance: Guidance | None = None,
         condition: ArrayLike | None = None,
         condition_strength: float = 1.0,
+        architecture: Architecture | None = None,
         return_trajectory: bool = False,
     ) -> np.ndarray | Trajectory:
         """Draw new networks.
@@ -375,20 +386,25 @@ class FlowPosterior(
             What the networks shall be, one for all or one for each, if `fit` had a `y`.
         condition_strength : float
             1 follows the condition, 0 ignores it, more exaggerates it (classifier-free guidance).
+        architecture : Architecture, optional
+            Draw networks of this architecture, whose hidden layers may have other widths ([E25]
+            7.3.4). Takes a graph velocity and ``alignment=None``, so that no part of the flow tells
+            hidden neurons apart; see :mod:`bayesflow_nn.symmetry.transfer` for the scales.
         return_trajectory : bool
             Return networks at all times.
 
         Returns
         -------
         ndarray of shape (n_samples, n_weights), or Trajectory
-            Each row a network that runs as it is.
+            Each row a network that runs as it is; its architecture is the given one.
 
         Raises
         ------
         SolverError
             If a network diverges; the message says which and what to change.
         ValueError, TypeError
-            If a parameter is wrong, or a distilled posterior is asked for what only a solver does.
+            If a parameter is wrong, the flow cannot draw networks of the architecture, or a
+            distilled posterior is asked for what only a solver does.
         """
         check_is_fitted(self)
         check_integer("n_samples", n_samples)
@@ -400,13 +416,14 @@ class FlowPosterior(
                 f"pass condition= as well."
             )
         generator = torch.Generator(self.device).manual_seed(draw_seed(random_state))
-        source = functools.partial(self._draw_source, temperature=temperature, generator=generator)
+        flow = self if architecture is None else self._of_widths(architecture)
+        source = functools.partial(flow._draw_source, temperature=temperature, generator=generator)
         x_0 = source(n_samples)
-        given = self._encode(condition, n_samples), condition_strength
-        setting = self._make_setting(generator)
+        given = flow._encode(condition, n_samples), condition_strength
+        setting = flow._make_setting(generator)
         if self.flow_map_ is not None:
             check_few_step(solver, n_steps, noise, guidance, return_trajectory)
-            objective = guidance and guidance.bind(self.architecture_, generator)
+            objective = guidance and guidance.bind(flow.architecture_, generator)
             field = self.flow_map_.field.given(*given)
             transport = FlowMap(field, setting, source, self.flow_map_.n_steps)
         else:
@@ -415,12 +432,12 @@ class FlowPosterior(
             check_option("solver", solver, SOLVERS)
             check_integer("n_steps", n_steps)
             check_sampling(solver, noise, guidance)
-            objective = guidance and guidance.bind(self.architecture_, generator)
-            field = self.field_.given(*given)
+            objective = guidance and guidance.bind(flow.architecture_, generator)
+            field = flow.field_.given(*given)
             transport = Integrator(
                 field,
                 setting,
-                self._make_grid(field, x_0, n_steps),
+                flow._make_grid(field, x_0, n_steps),
                 solver,
                 guided=guidance and GuidedField(field, guidance, objective, setting),
                 noise=noise,
@@ -429,7 +446,7 @@ class FlowPosterior(
             )
         with torch.no_grad():
             points = Sampler(transport, guidance, objective, self.verbose)(x_0)
-            weights = self.chart_.to_weights(self.chart_.project(points)).cpu().numpy()
+            weights = flow.chart_.to_weights(flow.chart_.project(points)).cpu().numpy()
         return Trajectory(transport.grid.cpu().numpy(), weights) if return_trajectory else weights
 
     def distill(
@@ -551,12 +568,16 @@ class FlowPosterior(
             logit_shift=is_mlp and self._has_logit_shift,
             reducer=self.reducer,
             inputs=None if is_mlp or self.inputs_ is None else self.inputs_[:2],
+            pooled=is_mlp and self._has_exchangeable_neurons,
         ).fit(train, held_out, seed)
         self.training_points_ = self.chart_.to_point(train)
         if self.reducer is not None:
             # Components overfit the networks they were found in, which lie too far out in them.
             self.training_points_ /= self.training_points_.std(0)
         self.held_out_points_ = None if held_out is None else self.chart_.to_point(held_out)
+        self.centre_ = self.training_points_.mean(0)
+        if self.chart_.pooled:
+            self.centre_ = orbit_means(self.centre_, self.chart_.orbits)[self.chart_.orbits]
 
     def _make_aligner(self, generator: torch.Generator) -> Any:
         if not isinstance(self.alignment, str):
@@ -607,9 +628,9 @@ class FlowPosterior(
         return features.expand(n, -1).to(self.training_points_)
 
     def _draw_source(self, n: int, *, temperature: float, generator: torch.Generator) -> Tensor:
-        like, manifold = self.training_points_, self.chart_.manifold
-        x_0 = StandardSource(manifold).sample(n, generator=generator, like=like)
-        return contract(manifold, x_0, like.mean(0), temperature)
+        manifold = self.chart_.manifold
+        x_0 = StandardSource(manifold).sample(n, generator=generator, like=self.centre_)
+        return contract(manifold, x_0, self.centre_, temperature)
 
     def _draw_trajectories(
         self, n: int, n_steps: int, generator: torch.Generator
@@ -654,7 +675,9 @@ class FlowPosterior(
             condition=self.training_condition_,
             held_out_condition=held_out_condition,
         )
-        self.gaussian_ = problem.make_denoiser()
+        self.gaussian_ = (
+            IsotropicDenoiser(path.schedule) if self.chart_.pooled else problem.make_denoiser()
+        )
         trainer = FlowTrainer(
             path,
             StandardSource(manifold),

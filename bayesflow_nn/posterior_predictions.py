@@ -232,7 +232,7 @@ class PredictionMethods:
         likelihood = self._known_likelihood()
         networks = self._networks(n_samples=n_samples, **sampling)[0]
         return predictive.predictive_curve(
-            self.architecture_,
+            sampling.get("architecture") or self.architecture_,
             networks,
             np.asarray(X, np.float32),
             y,
@@ -306,7 +306,7 @@ class PredictionMethods:
         check_is_fitted(self)
         networks, network_weights = self._networks(**sampling)
         return average(
-            self.architecture_,
+            sampling.get("architecture") or self.architecture_,
             networks,
             np.asarray(X, np.float32),
             network_weights=network_weights,

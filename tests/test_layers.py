@@ -18,7 +18,13 @@ LAYERS = [
     {"plots"},
     {"posterior"},
     {"posterior_refinement"},
-    {"posterior_densities", "posterior_predictions", "posterior_diversity", "stacking"},
+    {
+        "posterior_densities",
+        "posterior_predictions",
+        "posterior_diversity",
+        "posterior_transfer",
+        "stacking",
+    },
     {
         "posterior_input",
         "posterior_html",

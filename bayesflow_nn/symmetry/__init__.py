@@ -11,6 +11,7 @@ from bayesflow_nn.symmetry.scale_discovery import discover_scales
 from bayesflow_nn.symmetry.scale_groups import ScaleGroup
 from bayesflow_nn.symmetry.scaling import ScaleCanonicalizer
 from bayesflow_nn.symmetry.sinkhorn import match_sinkhorn
+from bayesflow_nn.symmetry.transfer import carry, check_same_roles, transfer_chart
 
 __all__ = [
     "L2Objective",
@@ -22,11 +23,14 @@ __all__ = [
     "ScaleGroup",
     "Slot",
     "WeightChart",
+    "carry",
+    "check_same_roles",
     "discover",
     "discover_scales",
     "interpolation_losses",
     "log_prior",
     "loss_barrier",
     "match_sinkhorn",
+    "transfer_chart",
     "verify_groups",
 ]

@@ -59,6 +59,10 @@ class WeightChart:
     inputs : Tensor of shape (n_inputs, ...), optional
         On which a module that is no multilayer perceptron is run to find its scales; by default the
         example of the architecture.
+    pooled : bool
+        Whether coordinates that permutations of hidden neurons exchange share mean and scale, as
+        for networks whose neurons are in no order: points of a multilayer perceptron with permuted
+        neurons are then permuted points, and `transfer_chart` makes charts of other widths.
 
     Attributes
     ----------
@@ -98,6 +102,7 @@ class WeightChart:
         logit_shift: bool = True,
         reducer: Reducer | None = None,
         inputs: Tensor | None = None,
+        pooled: bool = False,
     ) -> None:
         check_architecture(architecture)
         check_option("geometry", geometry, GEOMETRIES)
@@ -110,12 +115,14 @@ class WeightChart:
                 f"reducer must be None for geometry={geometry!r}, whose directions have no "
                 f"principal components, got {reducer!r}; use geometry='euclidean'."
             )
+        _check_pooled(pooled, architecture, reducer)
         self.architecture = architecture
         self.geometry = geometry
         self.output_layer = output_layer
         self.logit_shift = logit_shift
         self.reducer = reducer
         self.inputs = inputs
+        self.pooled = pooled
         self._coordinates = self._network_coordinates()
         self._standardisation: Standardisation | None = None
         self._subspace: PrincipalSubspace | None = None
@@ -152,7 +159,7 @@ class WeightChart:
         if self.architecture is None:
             self._coordinates = ArrayCoordinates(tensor.shape[1])
         coordinates = self._known_coordinates().encode(tensor)
-        self._standardisation = Standardisation.fit(coordinates, self._fixed_scale())
+        self._standardisation = Standardisation.fit(coordinates, self.fixed_scale, self.orbits)
         if self.reducer is not None:
             self._subspace = PrincipalSubspace.fit(
                 self._standardise(weights),
@@ -177,6 +184,35 @@ class WeightChart:
     def canonical_manifold(self) -> ProductManifold:
         """Where canonical coordinates live; densities are with respect to its volume."""
         return self._known_coordinates().manifold
+
+    @property
+    def orbits(self) -> Tensor:
+        """Index ``(n_coordinates,)`` of what each canonical coordinate shares its statistics with.
+
+        Every coordinate has its own unless the chart is `pooled`.
+        """
+        if self.pooled:
+            return self._known_coordinates().orbits
+        return torch.arange(self.canonical_manifold.n_coordinates)
+
+    @property
+    def fan_in(self) -> Tensor:
+        """Number ``(n_coordinates,)`` of hidden neurons over which each weight's sum runs, else 1.
+
+        For a multilayer perceptron.
+        """
+        return self._known_coordinates().fan_in
+
+    @property
+    def fixed_scale(self) -> Tensor:
+        """Scale ``(n_coordinates,)`` of directions, NaN for what is standardised."""
+        scales = []
+        for block in self.canonical_manifold.blocks:
+            scale = math.nan
+            if isinstance(block, SphereBlock):
+                scale = block.dim**-0.5 if self.geometry == "normalized" else 1.0
+            scales.append(torch.full((block.n_coordinates,), scale, dtype=torch.float64))
+        return torch.cat(scales)
 
     def to_point(self, weights: ArrayLike | Tensor | WeightPopulation) -> Tensor:
         """Points of networks.
@@ -310,6 +346,7 @@ class WeightChart:
             "geometry": self.geometry,
             "output_layer": self.output_layer,
             "logit_shift": self.logit_shift,
+            "pooled": self.pooled,
             "mean": standardisation.mean,
             "scale": standardisation.scale,
         }
@@ -340,7 +377,13 @@ class WeightChart:
         options = state["geometry"], state["output_layer"], state["logit_shift"]
         subspace = PrincipalSubspace(**state["subspace"]) if "subspace" in state else None
         reducer = subspace and subspace.n_components
-        chart = cls(architecture, *options, reducer=reducer, inputs=state.get("inputs"))
+        chart = cls(
+            architecture,
+            *options,
+            reducer=reducer,
+            inputs=state.get("inputs"),
+            pooled=state["pooled"],
+        )
         if architecture is None:
             chart._coordinates = ArrayCoordinates(len(state["mean"]))
         chart.canonical_manifold.check_points(state["mean"])
@@ -388,16 +431,17 @@ class WeightChart:
             raise _not_fitted()
         return self._standardisation
 
-    def _fixed_scale(self) -> Tensor:
-        """Scale of the directions, NaN for the coordinates that are to be standardised."""
-        scales = []
-        for block in self.canonical_manifold.blocks:
-            scale = math.nan
-            if isinstance(block, SphereBlock):
-                scale = block.dim**-0.5 if self.geometry == "normalized" else 1.0
-            scales.append(torch.full((block.n_coordinates,), scale, dtype=torch.float64))
-        return torch.cat(scales)
-
 
 def _not_fitted() -> NotFittedError:
     return NotFittedError("this WeightChart is not fitted yet; call fit(weights) first.")
+
+
+def _check_pooled(pooled: bool, architecture: Architecture | None, reducer: Reducer | None) -> None:
+    if not isinstance(pooled, bool):
+        raise ValueError(f"pooled must be True or False, got {pooled!r}.")
+    is_mlp = architecture is not None and architecture.is_mlp
+    if pooled and (not is_mlp or reducer is not None):
+        raise ValueError(
+            f"pooled must be False unless the architecture is a multilayer perceptron, not reduced "
+            f"to components, got {architecture!r} with reducer={reducer!r}."
+        )

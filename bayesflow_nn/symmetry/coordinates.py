@@ -14,6 +14,7 @@ In the geometry "euclidean" the hidden layers are taken as they are and so is th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -80,6 +81,36 @@ class NetworkCoordinates:
         output = self.architecture.layers[-1]
         return output.n_out - self.logit_shift, output.n_in
 
+    @property
+    def orbits(self) -> Tensor:
+        """Index ``(n_coordinates,)`` of the orbit of every coordinate under orders of neurons.
+
+        Permutations of hidden neurons move a coordinate to any other of its orbit and to no other.
+        Inputs and outputs keep their places, so that there are as many orbits for any widths of the
+        hidden layers, in the same order.
+        """
+        pieces = []
+        for place, (n_out, n_in) in enumerate(self._shapes):
+            rows = torch.arange(n_out) * (place + 1 == len(self._shapes))
+            columns = torch.arange(n_in) * (place == 0)
+            matrix = rows[:, None] * (columns[-1] + 1) + columns
+            pieces += self._join(place, matrix.flatten(), torch.zeros_like(rows[:1]), rows)
+        starts = accumulate((int(piece[-1]) + 1 for piece in pieces), initial=0)
+        return torch.cat([start + piece for start, piece in zip(starts, pieces, strict=False)])
+
+    @property
+    def fan_in(self) -> Tensor:
+        """Number ``(n_coordinates,)`` of hidden neurons over which each weight's sum runs, else 1.
+
+        It is 1 for weights of inputs, biases and norms.
+        """
+        pieces = []
+        for place, (n_out, n_in) in enumerate(self._shapes):
+            matrix = torch.full((n_out * n_in,), n_in if place else 1)
+            one = torch.ones(n_out, dtype=torch.int64)
+            pieces += self._join(place, matrix, one[:1], one)
+        return torch.cat(pieces)
+
     def encode(self, weights: Tensor) -> Tensor:
         """Coordinates ``(n_networks, n_coordinates)`` of weights ``(n_networks, n_weights)``."""
         if self.on_spheres:
@@ -129,6 +160,20 @@ class NetworkCoordinates:
         if self.output_layer == "polar":
             matrix = next(pieces).exp().unsqueeze(-1) * matrix
         return DenseWeights(matrix, next(pieces, None))
+
+    @property
+    def _shapes(self) -> list[tuple[int, int]]:
+        """Shapes of the matrices in coordinates."""
+        return [
+            *((layer.n_out, layer.n_in) for layer in self.architecture.layers[:-1]),
+            self.output_shape,
+        ]
+
+    def _join(self, place: int, matrix: Tensor, log_norm: Tensor, bias: Tensor) -> list[Tensor]:
+        """What there is of a layer, in the order of coordinates."""
+        has_norm = place + 1 == len(self._shapes) and self.output_layer == "polar"
+        has_bias = self.architecture.layers[place].bias is not None
+        return [matrix, *([log_norm] if has_norm else []), *([bias] if has_bias else [])]
 
     def _blocks(self) -> list[SphereBlock | EuclideanBlock]:
         blocks: list[SphereBlock | EuclideanBlock] = []

@@ -1,4 +1,4 @@
-"""Standardisation of coordinates, one by one; some keep a fixed scale."""
+"""Standardisation of coordinates, one by one or pooled over orbits; some keep a fixed scale."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Standardisation:
     scale: Tensor
 
     @classmethod
-    def fit(cls, coordinates: Tensor, fixed_scale: Tensor) -> Standardisation:
-        """Mean and standard deviation of each column.
+    def fit(cls, coordinates: Tensor, fixed_scale: Tensor, orbits: Tensor) -> Standardisation:
+        """Mean and standard deviation of each column, or of all columns of an orbit together.
 
-        A column that is constant up to the resolution of its dtype gets scale 1.
+        An orbit that is constant up to the resolution of its dtype gets scale 1.
 
         Parameters
         ----------
@@ -33,6 +33,9 @@ class Standardisation:
         fixed_scale : Tensor of shape (n_coordinates,)
             Scale of the coordinates that are not standardised (their mean stays zero), NaN for
             the others.
+        orbits : Tensor of int64, shape (n_coordinates,)
+            Index of the orbit of every coordinate, from 0 without a gap; those of one orbit share
+            mean and scale.
 
         Returns
         -------
@@ -40,8 +43,13 @@ class Standardisation:
         """
         fixed = ~fixed_scale.isnan()
         values = coordinates.detach().double().cpu()
-        mean, deviation = values.mean(0), values.std(0, correction=0)
-        resolution = 10 * torch.finfo(coordinates.dtype).eps * values.abs().amax(0)
+        own_mean = values.mean(0)
+        mean = orbit_means(own_mean, orbits)[orbits]
+        square = values.var(0, correction=0) + (own_mean - mean).square()
+        deviation = orbit_means(square, orbits)[orbits].sqrt()
+        largest = values.abs().amax(0)
+        largest = torch.zeros_like(largest).scatter_reduce(0, orbits, largest, "amax")[orbits]
+        resolution = 10 * torch.finfo(coordinates.dtype).eps * largest
         deviation = torch.where(deviation <= resolution, 1, deviation)
         return cls(torch.where(fixed, 0, mean), torch.where(fixed, fixed_scale, deviation))
 
@@ -56,3 +64,26 @@ class Standardisation:
     def log_abs_det(self) -> float:
         """Log volume of coordinates per volume of points, in nats."""
         return self.scale.log().sum().item()
+
+
+def orbit_means(values: Tensor, orbits: Tensor) -> Tensor:
+    """Average values over the coordinates of every orbit.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n_coordinates,)
+    orbits : Tensor of int64, shape (n_coordinates,)
+        Index of the orbit of every coordinate, from 0 without a gap.
+
+    Returns
+    -------
+    Tensor of shape (n_orbits,)
+
+    Examples
+    --------
+    >>> orbit_means(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 1, 1]))
+    tensor([1., 3.])
+    """
+    orbits = orbits.to(values.device)
+    counts = orbits.bincount()
+    return values.new_zeros(len(counts)).index_add(0, orbits, values) / counts

@@ -3,7 +3,10 @@
 from bayesflow_nn.velocity.affine import AffineDenoiser
 from bayesflow_nn.velocity.conditional import ConditionalDenoiser
 from bayesflow_nn.velocity.gaussian_map import make_flow_map
+from bayesflow_nn.velocity.graph_velocity import GraphVelocity
+from bayesflow_nn.velocity.isotropic import IsotropicDenoiser
 from bayesflow_nn.velocity.mlp import MLPVelocity
+from bayesflow_nn.velocity.pna import PNAVelocity
 from bayesflow_nn.velocity.probing import ProbeVelocity
 from bayesflow_nn.velocity.problem import UnitVariance, VelocityProblem
 from bayesflow_nn.velocity.relational_transformer import RelationalTransformer
@@ -11,7 +14,10 @@ from bayesflow_nn.velocity.relational_transformer import RelationalTransformer
 __all__ = [
     "AffineDenoiser",
     "ConditionalDenoiser",
+    "GraphVelocity",
+    "IsotropicDenoiser",
     "MLPVelocity",
+    "PNAVelocity",
     "ProbeVelocity",
     "RelationalTransformer",
     "UnitVariance",

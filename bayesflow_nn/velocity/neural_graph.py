@@ -97,6 +97,11 @@ class NeuralGraph:
             self.layers.append(GraphLayer(n_out, n_in, edges, biases, log_norm))
         self.n_coordinates = start
 
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of nodes of the layers, those of the inputs first."""
+        return [self.layers[0].n_in, *(layer.n_out for layer in self.layers)]
+
     def split(self, x: Tensor) -> GraphFeatures:
         """Features of coordinates ``(n, n_coordinates, n_features)``; inputs have zeros.
 

@@ -6,33 +6,26 @@ values of both,
 .. math::
     q_{ij} = n_i W^Q_N + e_{ij} W^Q_E, \quad
     k_{ij} = n_j W^K_N + e_{ij} W^K_E, \quad
-    v_{ij} = n_j W^V_N + e_{ij} W^V_E ,
+    v_{ij} = n_j W^V_N + e_{ij} W^V_E .
 
-and edges are updated from their ends. Nothing of the width of nodes is ever held for an edge: with
-:math:`q_{ij} \cdot k_{ij}` multiplied out, the part of two nodes is a matrix product, and those of
-edges act on the narrow e_ij through matrices folded into one end. The cost is linear in the number
-of weights. Time and condition enter every node and edge; input and output nodes have embeddings of
-their own, layers have embeddings of their role, hidden nodes have none, so that the model commutes
-with their permutations; for aligned populations they may have them (`node_embeddings`).
+Nothing of the width of nodes is ever held for an edge: with :math:`q_{ij} \cdot k_{ij}` multiplied
+out, the part of two nodes is a matrix product, and those of edges act on the narrow e_ij through
+matrices folded into one end. The cost is linear in the number of weights.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.affine import Denoised, Schedule
-from bayesflow_nn.velocity.features import all_features
-from bayesflow_nn.velocity.mlp import initialise
-from bayesflow_nn.velocity.neural_graph import NeuralGraph
+from bayesflow_nn.velocity.graph_velocity import GraphVelocity, incident
 from bayesflow_nn.velocity.problem import VelocityProblem
 
-_N_CHANNELS = 2  # of every coordinate: the point, and the prediction to start from
 
-
-class RelationalTransformer(nn.Module):
+class RelationalTransformer(GraphVelocity):
     """Prediction of the target by a graph network, on top of an affine or isotropic one.
 
     Parameters
@@ -45,9 +38,10 @@ class RelationalTransformer(nn.Module):
         Divides `node_width`.
     n_blocks : int
         Rounds of attention and edge updates.
-    base : {"affine", "isotropic"}
+    base : {"auto", "affine", "isotropic"}
         What the graph network refines: the Gaussian approximation of aligned populations, or that
-        of a standard normal law, which no permutation changes.
+        of a standard normal law, which no permutation changes. "auto" is "isotropic" where the
+        neurons of the population are in no order (a posterior with ``alignment=None``).
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
 
@@ -71,100 +65,20 @@ class RelationalTransformer(nn.Module):
         edge_width: int = 8,
         n_heads: int = 4,
         n_blocks: int = 3,
-        base: str = "affine",
+        base: str = "auto",
         node_embeddings: bool = False,
     ) -> None:
-        super().__init__()
-        if base not in ("affine", "isotropic"):
-            raise ValueError(f"base must be 'affine' or 'isotropic', got {base!r}.")
         if node_width % n_heads:
             raise ValueError(f"n_heads must divide node_width={node_width}, got {n_heads}.")
-        self.graph = NeuralGraph(problem.chart)
-        self.base = problem.make_denoiser() if base == "affine" else _Isotropic(problem.schedule)
-        self.n_condition_features = problem.n_condition_features
-        layers = self.graph.layers
-        n_layers = len(layers)
-        self.read_edge = nn.Linear(_N_CHANNELS, edge_width)
-        self.read_node = nn.Linear(2 * _N_CHANNELS, node_width)
-        self.time_edge = nn.Linear(problem.n_features, edge_width)
-        self.time_node = nn.Linear(problem.n_features, node_width)
-        self.edge_role = nn.Parameter(torch.zeros(n_layers, edge_width))
-        widths = [layers[0].n_in, *(layer.n_out for layer in layers)]
-        self.node_names = nn.ParameterList(
-            torch.zeros(n if node_embeddings or place in (0, n_layers) else 1, node_width)
-            for place, n in enumerate(widths)
+        super().__init__(
+            problem,
+            partial(IncidentAttention, node_width, edge_width, n_heads),
+            node_width=node_width,
+            edge_width=edge_width,
+            n_blocks=n_blocks,
+            base=base,
+            node_embeddings=node_embeddings,
         )
-        self.blocks = nn.ModuleList(
-            _Block(node_width, edge_width, n_heads) for _ in range(n_blocks)
-        )
-        self.write_edge = nn.Linear(edge_width, 1)
-        self.write_node = nn.Linear(node_width, 2)
-        initialise(self, problem.generator)
-        for parameter in (self.edge_role, *self.node_names):
-            nn.init.normal_(parameter, generator=problem.generator)
-        for layer in (self.write_edge, self.write_node):
-            nn.init.zeros_(layer.weight)
-
-    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Predict the target, ``(n, n_coordinates)``."""
-        base = self.base(t, x, condition)
-        features = all_features(t, condition, self.n_condition_features)
-        split = self.graph.split(torch.stack([x, base.mean], dim=-1))
-        on_edges = self.time_edge(features)[:, None, None]
-        on_nodes = self.time_node(features)[:, None]
-        edges = [
-            self.read_edge(block) + on_edges + role
-            for block, role in zip(split.edges, self.edge_role, strict=True)
-        ]
-        nodes = [
-            self.read_node(own) + on_nodes + name
-            for own, name in zip(split.nodes, self.node_names, strict=True)
-        ]
-        for block in self.blocks:
-            edges, nodes = block(edges, nodes)
-        refinement = self.graph.join(
-            [self.write_edge(block).squeeze(-1) for block in edges],
-            [self.write_node(own) for own in nodes[1:]],
-        )
-        return base.mean + base.variance.sqrt() * refinement
-
-
-class _Block(nn.Module):
-    """Attention of nodes over incident edges, their own layer, and an update of edges."""
-
-    def __init__(self, node_width: int, edge_width: int, n_heads: int) -> None:
-        super().__init__()
-        self.attention = IncidentAttention(node_width, edge_width, n_heads)
-        self.node_norm = nn.LayerNorm(node_width)
-        self.node_update = nn.Sequential(
-            nn.LayerNorm(node_width),
-            nn.Linear(node_width, 2 * node_width),
-            nn.SiLU(),
-            nn.Linear(2 * node_width, node_width),
-        )
-        self.edge_norm = nn.LayerNorm(edge_width)
-        hidden = 2 * edge_width
-        self.from_edge = nn.Linear(edge_width, hidden)
-        self.from_target = nn.Linear(node_width, hidden, bias=False)
-        self.from_source = nn.Linear(node_width, hidden, bias=False)
-        self.to_edge = nn.Linear(hidden, edge_width)
-
-    def forward(
-        self, edges: list[Tensor], nodes: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        normed = [self.node_norm(own) for own in nodes]
-        edge_normed = [self.edge_norm(block) for block in edges]
-        attended = self.attention(edge_normed, normed)
-        nodes = [own + new for own, new in zip(nodes, attended, strict=True)]
-        nodes = [own + self.node_update(own) for own in nodes]
-        updated = []
-        for place, block in enumerate(edges):
-            source, target = nodes[place], nodes[place + 1]
-            hidden = self.from_edge(edge_normed[place])
-            hidden = hidden + self.from_target(target)[:, :, None]
-            hidden = hidden + self.from_source(source)[:, None]
-            updated.append(block + self.to_edge(nn.functional.silu(hidden)))
-        return updated, nodes
 
 
 class IncidentAttention(nn.Module):
@@ -195,20 +109,16 @@ class IncidentAttention(nn.Module):
         )
         updates = []
         for place, query in enumerate(queries):
-            incident = []
-            if place > 0:
-                incident.append((0, place - 1, edges[place - 1]))
-            if place < len(edges):
-                incident.append((1, place + 1, edges[place].transpose(1, 2)))
+            ends = incident(edges, place)
             scores = [
                 self._scores(direction, query, keys[other], block)
-                for direction, other, block in incident
+                for direction, other, block in ends
             ]
             weights = torch.cat(scores, dim=-1).softmax(-1)
             weights = weights.split([score.shape[-1] for score in scores], dim=-1)
             update = sum(
                 self._gather(direction, weight, values[other], block)
-                for (direction, other, block), weight in zip(incident, weights, strict=True)
+                for (direction, other, block), weight in zip(ends, weights, strict=True)
             )
             updates.append(self.out(update.transpose(1, 2).flatten(2)))
         return updates
@@ -239,16 +149,3 @@ class IncidentAttention(nn.Module):
         """Sums of v_ij, ``(n, n_heads, n_nodes, size)``; edges are summed, then projected."""
         summed = torch.einsum("nhij,nijd->nhid", weight, edges)
         return weight @ value + summed @ self._matrix("value", direction)
-
-
-class _Isotropic(nn.Module):
-    """Gaussian posterior of a standard normal target."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        super().__init__()
-        self.schedule = schedule
-
-    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
-        signal, noise = self.schedule(t)
-        evidence = signal.square() + noise.square()
-        return Denoised(signal / evidence * x, noise.square() / evidence)

@@ -1,12 +1,12 @@
-"""Cost of the graph velocity: linear in the number of weights, and against dense attention.
+"""Cost of graph velocities: linear in the number of weights, and against dense attention.
 
     python examples/benchmarks/graph_velocity.py [--batch-size 8]
 
-For networks 784-H-10 a training iteration of the relational transformer: seconds, operations of
-matrix products (forward and backward), their rate as a fraction of that of large matrix products on
-this machine, and peak memory beyond the start. Then the same blocks in dense form at 784-10-10 and
-batch size 1: attention and edge updates between all pairs of nodes. Every row runs in a process of
-its own, for its memory.
+For networks 784-H-10 a training iteration of the relational transformer and of principal
+neighbourhood aggregation: seconds, operations of matrix products (forward and backward), their
+rate as a fraction of that of large matrix products on this machine, and peak memory beyond the
+start. Then the transformer's blocks in dense form at 784-10-10 and batch size 1: attention and edge
+updates between all pairs of nodes. Every row runs in a process of its own, for its memory.
 """
 
 from __future__ import annotations
@@ -30,13 +30,19 @@ from dense_attention import dense_attention
 
 from bayesflow_nn.flow import GeodesicPath
 from bayesflow_nn.symmetry import WeightChart
-from bayesflow_nn.velocity import RelationalTransformer, VelocityProblem
+from bayesflow_nn.velocity import (
+    GraphVelocity,
+    PNAVelocity,
+    RelationalTransformer,
+    VelocityProblem,
+)
 from bayesflow_nn.weights import Architecture
 
 N_REPEATS = 5
+KINDS = {"transformer": RelationalTransformer, "pna": PNAVelocity}
 
 
-def make_model(hidden: int) -> tuple[RelationalTransformer, Tensor]:
+def make_model(kind: str, hidden: int) -> tuple[GraphVelocity, Tensor]:
     """A model for networks 784-hidden-10, and points of such networks."""
     mlp = Architecture.mlp([784, hidden, 10])
     generator = torch.Generator().manual_seed(0)
@@ -52,10 +58,10 @@ def make_model(hidden: int) -> tuple[RelationalTransformer, Tensor]:
         schedule=GeodesicPath(chart.manifold, 1e-3).schedule,
         generator=generator,
     )
-    return RelationalTransformer(problem, base="isotropic"), points * problem.scale
+    return KINDS[kind](problem, base="isotropic"), points * problem.scale
 
 
-def layered_loss(model: RelationalTransformer, x: Tensor) -> Callable[[], Tensor]:
+def layered_loss(model: GraphVelocity, x: Tensor) -> Callable[[], Tensor]:
     """Loss of a training iteration."""
     t = torch.linspace(0.1, 0.9, len(x))
     return lambda: model(t, x).square().mean()
@@ -79,7 +85,7 @@ def dense_loss(model: RelationalTransformer, n: int) -> Callable[[], Tensor]:
                 start = middle
             own = list(block.node_norm(nodes).split(sizes, dim=1))
             nodes = nodes + torch.cat(
-                dense_attention(block.attention, edges, own, all_pairs=True), dim=1
+                dense_attention(block.gather, edges, own, all_pairs=True), dim=1
             )
             nodes = nodes + block.node_update(nodes)
             hidden = block.from_edge(normed) + block.from_target(nodes)[:, :, None]
@@ -101,9 +107,11 @@ def matrix_product_rate() -> float:
     return 2 * 2048**3 / min(seconds)
 
 
-def measure(hidden: int, batch_size: int, dense: bool, queue: multiprocessing.Queue) -> None:
+def measure(
+    kind: str, hidden: int, batch_size: int, dense: bool, queue: multiprocessing.Queue
+) -> None:
     """Seconds, operations and bytes of a training iteration."""
-    model, x = make_model(hidden)
+    model, x = make_model(kind, hidden)
     loss = dense_loss(model, batch_size) if dense else layered_loss(model, x[:batch_size])
     optimizer = torch.optim.AdamW(model.parameters())
 
@@ -125,16 +133,17 @@ def measure(hidden: int, batch_size: int, dense: bool, queue: multiprocessing.Qu
     queue.put((sorted(seconds)[len(seconds) // 2], counter.get_total_flops(), memory))
 
 
-def run(name: str, hidden: int, batch_size: int, rate: float, dense: bool = False) -> tuple:
+def run(kind: str, hidden: int, batch_size: int, rate: float, dense: bool = False) -> tuple:
     """Measure in a fresh process, and print a row."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=measure, args=(hidden, batch_size, dense, queue))
+    process = context.Process(target=measure, args=(kind, hidden, batch_size, dense, queue))
     process.start()
     seconds, operations, memory = queue.get()
     process.join()
+    name = f"784-{hidden}-10, {kind}{', dense, all pairs' if dense else ''}"
     print(
-        f"{name:34s}{batch_size:6d}{seconds:10.3f}{operations / 1e9:12.2f}"
+        f"{name:42s}{batch_size:6d}{seconds:10.3f}{operations / 1e9:12.2f}"
         f"{operations / seconds / rate:10.2f}{memory / 1e9:11.2f}",
         flush=True,
     )
@@ -148,15 +157,17 @@ def main() -> None:
     options = parser.parse_args()
     rate = matrix_product_rate()
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s")
-    print(f"{'':34s}{'batch':>6s}{'s':>10s}{'GFLOP':>12s}{'of rate':>10s}{'GB':>11s}")
+    print(f"{'':42s}{'batch':>6s}{'s':>10s}{'GFLOP':>12s}{'of rate':>10s}{'GB':>11s}")
     rows = {
-        hidden: run(f"784-{hidden}-10", hidden, options.batch_size, rate)
+        (kind, hidden): run(kind, hidden, options.batch_size, rate)
+        for kind in KINDS
         for hidden in (10, 32, 64, 128)
     }
-    dense = run("784-10-10, dense, all pairs", 10, 1, rate, dense=True)
+    dense = run("transformer", 10, 1, rate, dense=True)
+    layered = rows["transformer", 10]
     print(
-        f"dense over layered, per network: {dense[0] / rows[10][0]:.0f} times the time, "
-        f"{dense[1] / rows[10][1]:.0f} times the memory"
+        f"dense over layered, per network: {dense[0] / layered[0]:.0f} times the time, "
+        f"{dense[1] / layered[1]:.0f} times the memory"
     )
 
 

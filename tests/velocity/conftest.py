@@ -22,10 +22,10 @@ def generator():
 def make_problem(generator):
     """Pose the problem of 60 random networks, 20 of them held out, in float64."""
 
-    def make(architecture, geometry="product_sphere", *, inputs=None, seed=0):
+    def make(architecture, geometry="product_sphere", *, pooled=False, inputs=None, seed=0):
         shape = (N_NETWORKS, architecture.n_weights)
         weights = torch.randn(shape, generator=generator, dtype=torch.float64)
-        chart = WeightChart(architecture, geometry).fit(weights)
+        chart = WeightChart(architecture, geometry, pooled=pooled).fit(weights)
         points, manifold = chart.to_point(weights), chart.manifold
         path = GeodesicPath(manifold, SIGMA)
         radii = [

@@ -1,0 +1,158 @@
+r"""Principal neighbourhood aggregation on the graph of a network ([E25] 5.3-5.4, [C20]).
+
+Nodes of degree d gather messages m_ij over their incident edges with four aggregators, each under
+three scalers,
+
+.. math::
+    \bigoplus = \begin{bmatrix} 1 \\ S(d, 1) \\ S(d, -1) \end{bmatrix} \otimes
+    \begin{bmatrix} \text{mean} \\ \text{std} \\ \text{max} \\ \text{min} \end{bmatrix}, \qquad
+    S(d, \alpha) = \left(\frac{\log(d + 1)}{\delta}\right)^\alpha ,
+
+with :math:`\delta` the mean of log(d + 1) over the nodes. Messages are linear in what the edge
+brings to a feature of the two nodes (feature-wise linear modulation, Brockschmidt 2020),
+
+.. math::
+    m_{ij} = (1 + e_{ij} W^\gamma) \odot \sigma(n_i W^I + n_j W^J) + e_{ij} W^\beta .
+
+They are as narrow as edges, so that the memory is linear in the number of weights, and small.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from bayesflow_nn.velocity.graph_velocity import GraphVelocity, incident
+from bayesflow_nn.velocity.neural_graph import NeuralGraph
+from bayesflow_nn.velocity.problem import VelocityProblem
+
+_SMALLEST_VARIANCE = 1e-5  # [C20]: keeps the gradient of a standard deviation finite at zero
+
+
+class PNAVelocity(GraphVelocity):
+    """Prediction of the target by a graph network, on top of an affine or isotropic one.
+
+    Parameters
+    ----------
+    problem : VelocityProblem
+        Its chart must be that of a multilayer perceptron.
+    node_width, edge_width : int
+        Features of nodes and edges; edges are many and should be narrow.
+    message_width : int
+        Features of messages, two of which there are for every edge.
+    n_blocks : int
+        Rounds of aggregation and edge updates.
+    base : {"auto", "affine", "isotropic"}
+        What the graph network refines: the Gaussian approximation of aligned populations, or that
+        of a standard normal law, which no permutation changes. "auto" is "isotropic" where the
+        neurons of the population are in no order (a posterior with ``alignment=None``).
+    node_embeddings : bool
+        Whether hidden nodes have embeddings too; the model then commutes with no permutation.
+
+    Raises
+    ------
+    ValueError
+        If the chart has no multilayer perceptron, or a parameter is out of range.
+
+    Notes
+    -----
+    Called with times ``t (n,)``, points ``x (n, n_coordinates)`` of about unit variance, and with
+    the features of conditions if the problem has them; returns predictions of the target,
+    ``(n, n_coordinates)``.
+    """
+
+    def __init__(
+        self,
+        problem: VelocityProblem,
+        *,
+        node_width: int = 64,
+        edge_width: int = 8,
+        message_width: int = 16,
+        n_blocks: int = 3,
+        base: str = "auto",
+        node_embeddings: bool = False,
+    ) -> None:
+        delta = mean_log_degree(NeuralGraph(problem.chart).sizes)
+        super().__init__(
+            problem,
+            partial(PrincipalAggregation, node_width, edge_width, message_width, delta),
+            node_width=node_width,
+            edge_width=edge_width,
+            n_blocks=n_blocks,
+            base=base,
+            node_embeddings=node_embeddings,
+        )
+
+
+class PrincipalAggregation(nn.Module):
+    """Four statistics of messages over the edges into a node and out of it, under three scalers.
+
+    Parameters
+    ----------
+    node_width, edge_width, message_width : int
+        As in :class:`PNAVelocity`. Edges in the two directions have messages of their own.
+    delta : float
+        Mean of log(degree + 1) over the nodes that the model is trained on.
+    """
+
+    def __init__(self, node_width: int, edge_width: int, message_width: int, delta: float) -> None:
+        super().__init__()
+        self.delta = delta
+        # One for edges into a node, one for those out of it.
+        self.own, self.other = (
+            nn.ModuleList(nn.Linear(node_width, message_width) for _ in range(2)) for _ in range(2)
+        )
+        self.factor, self.shift = (
+            nn.ModuleList(nn.Linear(edge_width, message_width, bias=False) for _ in range(2))
+            for _ in range(2)
+        )
+        self.out = nn.Linear(12 * message_width, node_width)
+
+    def forward(self, edges: list[Tensor], nodes: list[Tensor]) -> list[Tensor]:
+        """Updates of nodes ``(n, n_nodes, node_width)``, one per layer."""
+        updates = []
+        for place, own in enumerate(nodes):
+            messages = [
+                self._messages(direction, own, nodes[other], block)
+                for direction, other, block in incident(edges, place)
+            ]
+            updates.append(self.out(self._aggregate(torch.cat(messages, dim=2))))
+        return updates
+
+    def _messages(self, direction: int, own: Tensor, other: Tensor, edges: Tensor) -> Tensor:
+        """m_ij, ``(n, n_nodes, n_others, message_width)``."""
+        of_nodes = self.own[direction](own)[:, :, None] + self.other[direction](other)[:, None]
+        factor, shift = self.factor[direction](edges), self.shift[direction](edges)
+        return (1 + factor) * nn.functional.silu(of_nodes) + shift
+
+    def _aggregate(self, messages: Tensor) -> Tensor:
+        """All aggregators under all scalers, ``(n, n_nodes, 12 message_width)``."""
+        mean = messages.mean(2)
+        variance = (messages - mean[:, :, None]).square().mean(2)
+        statistics = torch.cat(
+            [mean, (variance + _SMALLEST_VARIANCE).sqrt(), messages.amax(2), messages.amin(2)],
+            dim=-1,
+        )
+        scaler = math.log(messages.shape[2] + 1) / self.delta
+        return torch.cat([statistics, scaler * statistics, statistics / scaler], dim=-1)
+
+
+def mean_log_degree(sizes: list[int]) -> float:
+    """Mean of log(degree + 1) over the nodes of a layered graph.
+
+    Parameters
+    ----------
+    sizes : list of int
+        Numbers of nodes of the layers.
+
+    Examples
+    --------
+    >>> mean_log_degree([2, 3])  # two nodes of degree 3, three of degree 2
+    1.21...
+    """
+    around = zip([0, *sizes[:-1]], sizes, [*sizes[1:], 0], strict=True)
+    logs = [n * math.log(before + after + 1) for before, n, after in around]
+    return sum(logs) / sum(sizes)

@@ -1,0 +1,191 @@
+"""Graph velocities: equivariant, as large as their features alone, the same on other widths."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from bayesflow_nn import FlowPosterior, WeightPopulation
+from bayesflow_nn.flow import FlowField, GeodesicPath
+from bayesflow_nn.symmetry import WeightChart, transfer_chart
+from bayesflow_nn.velocity import PNAVelocity, RelationalTransformer, UnitVariance
+from bayesflow_nn.velocity.neural_graph import NeuralGraph
+from bayesflow_nn.weights import Architecture
+
+GEOMETRIES = ["product_sphere", "normalized", "euclidean"]
+SMALL = {"node_width": 8, "edge_width": 4, "n_blocks": 2}
+GRAPHS = {
+    "relational_transformer": functools.partial(RelationalTransformer, n_heads=2, **SMALL),
+    "pna": functools.partial(PNAVelocity, message_width=4, **SMALL),
+}
+DEEP = Architecture.mlp([4, 5, 6, 3])
+
+
+@pytest.fixture(params=GRAPHS)
+def make_model(request, generator):
+    """Make a model whose refinement is not zero any more, or a new one."""
+
+    def make(problem, *, trained=True, **options):
+        model = GRAPHS[request.param](problem, **options).double().eval()
+        for layer in (model.write_edge, model.write_node) if trained else ():
+            nn.init.normal_(layer.weight, std=0.3, generator=generator)
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_coordinates_are_split_and_joined(make_problem, geometry, bias):
+    problem = make_problem(Architecture.mlp([4, 5, 6, 3], bias=bias), geometry)
+    graph = NeuralGraph(problem.chart)
+    x = problem.points
+    assert graph.n_coordinates == x.shape[1]
+    features = graph.split(x.unsqueeze(-1))
+    assert [block.shape[1:3] for block in features.edges] == [(5, 4), (6, 5), (2, 6)]
+    again = graph.join([block.squeeze(-1) for block in features.edges], features.nodes[1:])
+    torch.testing.assert_close(again, x)
+
+
+def test_permuting_coordinates_is_permuting_neurons():
+    """On a chart that standardises nothing, the graph's permutation leaves the function."""
+    chart = WeightChart(DEEP, logit_shift=False).fit(torch.randn(9, DEEP.n_weights).double())
+    chart = WeightChart.from_state(
+        DEEP,
+        chart.state
+        | {
+            name: f(chart.state[name])
+            for name, f in (("mean", torch.zeros_like), ("scale", torch.ones_like))
+        },
+    )
+    weights = torch.randn(3, DEEP.n_weights, generator=torch.Generator().manual_seed(0)).double()
+    x = chart.to_point(weights)
+    moved = NeuralGraph(chart).permute(x, [torch.randperm(5), torch.randperm(6)])
+    X = torch.randn(7, 4).double()
+    torch.testing.assert_close(DEEP.apply(chart.to_weights(moved), X), DEEP.apply(weights, X))
+
+
+@pytest.mark.parametrize(
+    ("base", "pooled", "is_affine"),
+    [
+        ("affine", True, True),
+        ("isotropic", False, False),
+        ("auto", False, True),
+        ("auto", True, False),
+    ],
+)
+def test_a_new_model_is_its_base(make_problem, make_model, draw_noisy, base, pooled, is_affine):
+    problem = make_problem(DEEP, pooled=pooled)
+    model = make_model(problem, trained=False, base=base)
+    t, x = draw_noisy(problem)
+    signal, noise = problem.schedule(t)
+    isotropic = signal * x / (signal**2 + noise**2)
+    expected = problem.make_denoiser()(t, x).mean if is_affine else isotropic
+    torch.testing.assert_close(model(t, x), expected)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_it_commutes_with_permutations_of_hidden_neurons(
+    make_problem, make_model, draw_noisy, generator, geometry
+):
+    problem = make_problem(DEEP, geometry)
+    model = make_model(problem, base="isotropic")
+    t, x = draw_noisy(problem)
+    orders = [torch.randperm(n, generator=generator) for n in (5, 6)]
+    moved = model(t, model.graph.permute(x, orders))
+    torch.testing.assert_close(
+        moved, model.graph.permute(model(t, x), orders), atol=1e-10, rtol=1e-10
+    )
+    assert (moved - model(t, x)).abs().max() > 1e-2  # there was something to move
+
+
+def test_embeddings_of_hidden_nodes_tell_them_apart(make_problem, make_model, draw_noisy):
+    problem = make_problem(DEEP)
+    model = make_model(problem, base="isotropic", node_embeddings=True)
+    t, x = draw_noisy(problem)
+    orders = [torch.tensor([1, 0, 2, 3, 4]), torch.arange(6)]
+    moved = model(t, model.graph.permute(x, orders))
+    assert (moved - model.graph.permute(model(t, x), orders)).abs().max() > 1e-2
+
+
+def test_rows_do_not_depend_on_each_other(make_problem, make_model, draw_noisy):
+    problem = make_problem(DEEP)
+    model = make_model(problem)
+    t, x = draw_noisy(problem)
+    torch.testing.assert_close(model(t[2:4], x[2:4]), model(t, x)[2:4])
+    assert (model(t.flip(0), x) - model(t, x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_velocities_are_tangent(make_problem, make_model, draw_noisy, geometry):
+    problem = make_problem(DEEP, geometry)
+    manifold = problem.chart.manifold
+    model = UnitVariance(make_model(problem), problem.scale)
+    t, x = draw_noisy(problem)
+    x = x / problem.scale
+    velocity = FlowField(GeodesicPath(manifold, 1e-3), model)(t[0], x)
+    assert velocity.abs().max() > 0.1
+    torch.testing.assert_close(manifold.proju(x, velocity), velocity)
+
+
+def test_all_parameters_have_gradients(make_problem, make_model, draw_noisy):
+    problem = make_problem(DEEP)
+    model = make_model(problem)
+    t, x = draw_noisy(problem)
+    model(t, x).square().sum().backward()
+    # The last layer of nodes is read out, the input nodes reach it through the last edges.
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_its_size_does_not_depend_on_the_hidden_layers(make_problem, make_model):
+    counts = {
+        sum(p.numel() for p in make_model(make_problem(mlp)).parameters())
+        for mlp in (Architecture.mlp([4, 5, 6, 3]), Architecture.mlp([4, 9, 17, 3]))
+    }
+    assert len(counts) == 1
+
+
+def test_on_other_widths_it_is_the_model_with_the_same_parameters(
+    make_problem, make_model, draw_noisy
+):
+    problem = make_problem(DEEP, pooled=True)
+    wide = make_problem(Architecture.mlp([4, 9, 7, 3]), pooled=True)
+    model, other = make_model(problem), make_model(wide)
+    other.load_state_dict(model.state_dict())
+    for own, rebuilt in zip(model.blocks, other.blocks, strict=True):
+        if hasattr(own.gather, "delta"):  # belongs to the widths of training
+            rebuilt.gather.delta = own.gather.delta
+    t, x = draw_noisy(wide)
+    chart = transfer_chart(problem.chart, wide.chart.architecture)
+    assert torch.equal(model.on(chart)(t, x), other(t, x))
+
+
+@pytest.mark.parametrize("velocity", GRAPHS)
+def test_it_is_chosen_by_its_name_and_fits_a_flow(velocity):
+    mlp = Architecture.mlp([4, 5, 3])
+    weights = torch.randn(40, mlp.n_weights, generator=torch.Generator().manual_seed(0))
+    population = WeightPopulation(weights, architecture=mlp, task="classification")
+    options = {"max_iter": 3, "n_steps": 2, "random_state": 0}
+    posterior = FlowPosterior(velocity=velocity, **options).fit(population)
+    assert isinstance(posterior.field_.predictor.model, GRAPHS[velocity].func)
+    weights = posterior.sample(3, random_state=0)
+    assert posterior.log_prob(weights[:1]).shape == (1,)
+    small = FlowPosterior(velocity=GRAPHS[velocity], **options).fit(population)
+    assert small.sample(2).shape == (2, 43)
+
+
+@pytest.mark.parametrize("options", [{"base": "affine"}, {"node_embeddings": True}], ids=str)
+def test_models_that_tell_neurons_apart_serve_no_other_widths(make_problem, make_model, options):
+    problem = make_problem(DEEP, pooled=True)
+    with pytest.raises(ValueError, match="velocity must not tell hidden neurons apart"):
+        make_model(problem, **options).on(problem.chart)
+
+
+def test_wrong_parameters_and_problems_are_refused(make_problem, make_model):
+    with pytest.raises(ValueError, match="base must be one of .*'isotropic'.*, got 'none'"):
+        make_model(make_problem(DEEP), base="none")
+    rows = torch.randn(30, 4)
+    with pytest.raises(ValueError, match="graph velocities need a multilayer perceptron"):
+        NeuralGraph(WeightChart(None, "euclidean").fit(rows))
