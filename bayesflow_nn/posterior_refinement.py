@@ -50,10 +50,11 @@ class RefinementMethods:
     ) -> WeightPopulation:
         """Draw networks from the posterior of a prior and a likelihood, by chains from the flow.
 
-        Chains start at networks of the flow and alternate Hamiltonian trajectories with proposals
-        of the flow, which are accepted or not; see :mod:`bayesflow_nn.refinement`. Fit a posterior
-        to the result, ``FlowPosterior().fit(population)``, for more networks from this posterior,
-        or to refine again with better proposals.
+        Chains start at networks of the flow and alternate Hamiltonian trajectories with proposals,
+        which are accepted or not; see :mod:`bayesflow_nn.refinement`. The flow draws proposals from
+        a source with heavier tails than its own, a Student law, so that chains are not held where
+        the flow is too narrow. Fit a posterior to the result, ``FlowPosterior().fit(population)``,
+        for more networks from this posterior, or to refine again with better proposals.
 
         Parameters
         ----------

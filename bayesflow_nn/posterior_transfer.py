@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 
 from bayesflow_nn.flow import FlowField, GeodesicPath
-from bayesflow_nn.symmetry import carry, transfer_chart
-from bayesflow_nn.symmetry.transfer import check_same_roles
+from bayesflow_nn.symmetry import carry, check_same_roles, transfer_chart
 from bayesflow_nn.symmetry.weight_input import check_architecture
 from bayesflow_nn.velocity import GraphVelocity, UnitVariance
 from bayesflow_nn.weights import Architecture

@@ -4,10 +4,10 @@ The source is a product, as the manifold is: standard normal coordinates in Eucl
 uniform law on every sphere. Both are invariant under permutations of the neurons of a layer, so
 that a permutation-equivariant velocity gives a permutation-invariant density.
 
-A flow that was learned from the standard source also carries other laws. Those with heavier tails
-give proposals and importance weights that no network exceeds by much: under the density q of the
-flow itself the ratio p / q has no bound where the flow is too narrow (Hesterberg 1995, defensive
-mixtures).
+A flow that was learned from the standard source also carries other laws. Proposals from one with
+heavier tails leave no network far behind: under the density q of the flow itself the ratio p / q
+grows where the flow is too narrow, and chains stand still there (as in importance sampling,
+Hesterberg 1995).
 """
 
 import math
@@ -81,7 +81,8 @@ class StudentSource(StandardSource):
         """Draw points of shape ``(n, n_coordinates)`` with the dtype and device of `like`."""
         x_0 = super().sample(n, generator=generator, like=like)
         # Gamma variates of torch.distributions know no generator.
-        rng = np.random.default_rng(torch.randint(2**62, (1,), generator=generator).item())
+        seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+        rng = np.random.default_rng(seed.item())
         width = torch.from_numpy(np.sqrt(self.dof / rng.chisquare(self.dof, (n, 1)))).to(x_0)
         return torch.where(self.manifold.euclidean_mask.to(x_0.device), width * x_0, x_0)
 
