@@ -57,7 +57,6 @@ from bayesflow_nn.posterior_transfer import TransferMethods
 from bayesflow_nn.symmetry import PermutationAligner, WeightChart
 from bayesflow_nn.symmetry.standardisation import orbit_means
 from bayesflow_nn.velocity import (
-    IsotropicDenoiser,
     MLPVelocity,
     PNAVelocity,
     ProbeVelocity,
@@ -212,7 +211,7 @@ class FlowPosterior(
         Points of the networks that were fitted and of the chains held out, for `novelty`.
     training_condition_ : Tensor of shape (n_networks, n_features) or None
         Features of the conditions of the networks that were fitted.
-    gaussian_ : AffineDenoiser, ConditionalDenoiser or IsotropicDenoiser
+    gaussian_ : AffineDenoiser, ConditionalDenoiser or ExchangeableDenoiser
         Gaussian approximation, in coordinates of unit variance; guidance takes its covariance.
     centre_ : Tensor of shape (n_coordinates,)
         Mean of the points that were fitted, towards which a low `temperature` draws.
@@ -675,8 +674,9 @@ class FlowPosterior(
             condition=self.training_condition_,
             held_out_condition=held_out_condition,
         )
+        is_pooled = self.chart_.pooled
         self.gaussian_ = (
-            IsotropicDenoiser(path.schedule) if self.chart_.pooled else problem.make_denoiser()
+            problem.make_exchangeable_denoiser() if is_pooled else problem.make_denoiser()
         )
         trainer = FlowTrainer(
             path,

@@ -36,6 +36,7 @@ class TransferMethods:
         flow.unit_scale_ = flow.chart_.manifold.unit_scale.to(self.unit_scale_)
         path = GeodesicPath(flow.chart_.manifold, self.field_.path.sigma)
         model = self.field_.predictor.model.on(flow.chart_)
+        flow.gaussian_ = self.gaussian_.on(model.graph)
         flow.field_ = FlowField(path, UnitVariance(model, flow.unit_scale_).eval())
         return flow
 

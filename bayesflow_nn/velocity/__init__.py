@@ -2,9 +2,9 @@
 
 from bayesflow_nn.velocity.affine import AffineDenoiser
 from bayesflow_nn.velocity.conditional import ConditionalDenoiser
+from bayesflow_nn.velocity.exchangeable import ExchangeableDenoiser
 from bayesflow_nn.velocity.gaussian_map import make_flow_map
 from bayesflow_nn.velocity.graph_velocity import GraphVelocity
-from bayesflow_nn.velocity.isotropic import IsotropicDenoiser
 from bayesflow_nn.velocity.mlp import MLPVelocity
 from bayesflow_nn.velocity.pna import PNAVelocity
 from bayesflow_nn.velocity.probing import ProbeVelocity
@@ -14,8 +14,8 @@ from bayesflow_nn.velocity.relational_transformer import RelationalTransformer
 __all__ = [
     "AffineDenoiser",
     "ConditionalDenoiser",
+    "ExchangeableDenoiser",
     "GraphVelocity",
-    "IsotropicDenoiser",
     "MLPVelocity",
     "PNAVelocity",
     "ProbeVelocity",

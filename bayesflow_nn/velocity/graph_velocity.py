@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesflow_nn.symmetry import WeightChart
+from bayesflow_nn.velocity.exchangeable import ExchangeableDenoiser
 from bayesflow_nn.velocity.features import all_features
-from bayesflow_nn.velocity.isotropic import IsotropicDenoiser
 from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.velocity.problem import VelocityProblem
@@ -45,10 +45,10 @@ class GraphVelocity(nn.Module):
         Features of nodes and edges; edges are many and should be narrow.
     n_blocks : int
         Rounds of updates.
-    base : {"auto", "affine", "isotropic"}
-        What the graph network refines: the Gaussian approximation of aligned populations, or that
-        of a standard normal law, which no permutation changes. "auto" is "isotropic" if the chart
-        is pooled, as it is without an alignment.
+    base : {"auto", "affine", "exchangeable"}
+        What the graph network refines: the Gaussian approximation of aligned populations, or one
+        that no permutation of hidden neurons changes. "auto" is "exchangeable" if the chart is
+        pooled, as it is without an alignment.
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
 
@@ -70,12 +70,13 @@ class GraphVelocity(nn.Module):
         node_embeddings: bool,
     ) -> None:
         super().__init__()
-        check_option("base", base, ("auto", "affine", "isotropic"))
+        check_option("base", base, ("auto", "affine", "exchangeable"))
         if base == "auto":
-            base = "isotropic" if problem.chart.pooled else "affine"
+            base = "exchangeable" if problem.chart.pooled else "affine"
         self.graph = NeuralGraph(problem.chart)
-        is_affine = base == "affine"
-        self.base = problem.make_denoiser() if is_affine else IsotropicDenoiser(problem.schedule)
+        self.base = (
+            problem.make_denoiser() if base == "affine" else problem.make_exchangeable_denoiser()
+        )
         self.node_embeddings = node_embeddings
         self.n_condition_features = problem.n_condition_features
         sizes = self.graph.sizes
@@ -140,13 +141,14 @@ class GraphVelocity(nn.Module):
         ValueError
             If the model tells hidden neurons apart.
         """
-        if not isinstance(self.base, IsotropicDenoiser) or self.node_embeddings:
+        if not isinstance(self.base, ExchangeableDenoiser) or self.node_embeddings:
             raise ValueError(
                 "velocity must not tell hidden neurons apart, to serve other widths, got "
                 "base='affine' or node_embeddings=True; leave these options out."
             )
         other = copy.copy(self)
         other.graph = NeuralGraph(chart)
+        other.base = self.base.on(other.graph)
         return other
 
 

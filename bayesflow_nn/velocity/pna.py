@@ -33,7 +33,7 @@ _SMALLEST_VARIANCE = 1e-5  # [C20]: keeps the gradient of a standard deviation f
 
 
 class PNAVelocity(GraphVelocity):
-    """Prediction of the target by a graph network, on top of an affine or isotropic one.
+    """Prediction of the target by a graph network, on top of a Gaussian one.
 
     Parameters
     ----------
@@ -45,10 +45,10 @@ class PNAVelocity(GraphVelocity):
         Features of messages, two of which there are for every edge.
     n_blocks : int
         Rounds of aggregation and edge updates.
-    base : {"auto", "affine", "isotropic"}
-        What the graph network refines: the Gaussian approximation of aligned populations, or that
-        of a standard normal law, which no permutation changes. "auto" is "isotropic" where the
-        neurons of the population are in no order (a posterior with ``alignment=None``).
+    base : {"auto", "affine", "exchangeable"}
+        What the graph network refines: the Gaussian approximation of aligned populations, or one
+        that no permutation of hidden neurons changes. "auto" is "exchangeable" where the neurons of
+        the population are in no order (a posterior with ``alignment=None``).
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
 

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from bayesflow_nn.symmetry import WeightChart
 from bayesflow_nn.velocity.affine import AffineDenoiser, Schedule
 from bayesflow_nn.velocity.conditional import ConditionalDenoiser
+from bayesflow_nn.velocity.exchangeable import ExchangeableDenoiser
 from bayesflow_nn.velocity.features import N_TIME_FEATURES
+from bayesflow_nn.velocity.neural_graph import NeuralGraph
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,20 @@ class VelocityProblem:
 
     def make_denoiser(self) -> AffineDenoiser | ConditionalDenoiser:
         """Closed-form affine prediction in coordinates of unit variance."""
-        x = self.points * self.scale
-        held_out = None if self.held_out is None else self.held_out * self.scale
+        x, held_out = self._scaled_points()
         if self.condition is None:
             return AffineDenoiser(x, held_out, self.schedule)
         return ConditionalDenoiser(
             x, held_out, self.condition, self.held_out_condition, self.schedule
         )
+
+    def make_exchangeable_denoiser(self) -> ExchangeableDenoiser:
+        """Closed-form affine prediction that no permutation of hidden neurons changes."""
+        return ExchangeableDenoiser(NeuralGraph(self.chart), *self._scaled_points(), self.schedule)
+
+    def _scaled_points(self) -> tuple[Tensor, Tensor | None]:
+        held_out = None if self.held_out is None else self.held_out * self.scale
+        return self.points * self.scale, held_out
 
 
 class UnitVariance(nn.Module):

@@ -70,7 +70,7 @@ def test_permuting_coordinates_is_permuting_neurons():
     ("base", "pooled", "is_affine"),
     [
         ("affine", True, True),
-        ("isotropic", False, False),
+        ("exchangeable", False, False),
         ("auto", False, True),
         ("auto", True, False),
     ],
@@ -79,10 +79,9 @@ def test_a_new_model_is_its_base(make_problem, make_model, draw_noisy, base, poo
     problem = make_problem(DEEP, pooled=pooled)
     model = make_model(problem, trained=False, base=base)
     t, x = draw_noisy(problem)
-    signal, noise = problem.schedule(t)
-    isotropic = signal * x / (signal**2 + noise**2)
-    expected = problem.make_denoiser()(t, x).mean if is_affine else isotropic
-    torch.testing.assert_close(model(t, x), expected)
+    exchangeable = problem.make_exchangeable_denoiser()
+    expected = problem.make_denoiser() if is_affine else exchangeable
+    torch.testing.assert_close(model(t, x), expected(t, x).mean)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -90,7 +89,7 @@ def test_it_commutes_with_permutations_of_hidden_neurons(
     make_problem, make_model, draw_noisy, generator, geometry
 ):
     problem = make_problem(DEEP, geometry)
-    model = make_model(problem, base="isotropic")
+    model = make_model(problem, base="exchangeable")
     t, x = draw_noisy(problem)
     orders = [torch.randperm(n, generator=generator) for n in (5, 6)]
     moved = model(t, model.graph.permute(x, orders))
@@ -102,7 +101,7 @@ def test_it_commutes_with_permutations_of_hidden_neurons(
 
 def test_embeddings_of_hidden_nodes_tell_them_apart(make_problem, make_model, draw_noisy):
     problem = make_problem(DEEP)
-    model = make_model(problem, base="isotropic", node_embeddings=True)
+    model = make_model(problem, base="exchangeable", node_embeddings=True)
     t, x = draw_noisy(problem)
     orders = [torch.tensor([1, 0, 2, 3, 4]), torch.arange(6)]
     moved = model(t, model.graph.permute(x, orders))
@@ -184,7 +183,7 @@ def test_models_that_tell_neurons_apart_serve_no_other_widths(make_problem, make
 
 
 def test_wrong_parameters_and_problems_are_refused(make_problem, make_model):
-    with pytest.raises(ValueError, match="base must be one of .*'isotropic'.*, got 'none'"):
+    with pytest.raises(ValueError, match="base must be one of .*'exchangeable'.*, got 'none'"):
         make_model(make_problem(DEEP), base="none")
     rows = torch.randn(30, 4)
     with pytest.raises(ValueError, match="graph velocities need a multilayer perceptron"):

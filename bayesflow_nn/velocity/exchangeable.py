@@ -1,0 +1,141 @@
+r"""The best affine prediction that no permutation of hidden neurons changes, in closed form.
+
+Among Gaussian laws of the coordinates of a multilayer perceptron those that no permutation of
+hidden neurons changes have, by Schur's lemma, one covariance on the symmetric part of the space
+(:mod:`bayesflow_nn.velocity.orbit_means`), one for the deviations of the neurons of every layer,
+the same for all neurons of it, and one variance for the interactions of two layers. Statistics of
+neurons are averages over networks and neurons. The law is that of the population with the neurons
+of every network in random order, and has the same parameters for layers of any width.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from bayesflow_nn.velocity.affine import AffineDenoiser, Denoised, Schedule
+from bayesflow_nn.velocity.neural_graph import NeuralGraph
+from bayesflow_nn.velocity.orbit_means import Parts, compose, decompose
+
+
+class ExchangeableDenoiser(nn.Module):
+    """Gaussian posterior mean of the target, for networks whose neurons are in no order.
+
+    Parameters
+    ----------
+    graph : NeuralGraph
+    x : Tensor of shape (n, n_coordinates)
+        Training points in coordinates of about unit variance.
+    held_out : Tensor of shape (m, n_coordinates) or None
+        Points of other chains for the variances; see :class:`AffineDenoiser`.
+    schedule : callable
+        ``t (n,) -> (signal, noise)``, each ``(n, 1)``: the weights of target and source in ``x_t``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bayesflow_nn.symmetry import WeightChart
+    >>> from bayesflow_nn.weights import Architecture
+    >>> graph = NeuralGraph(WeightChart(Architecture.mlp([4, 5, 3]), "euclidean"))
+    >>> x = torch.randn(60, graph.n_coordinates)
+    >>> denoiser = ExchangeableDenoiser(graph, x, None, lambda t: (t[:, None], 1 - t[:, None]))
+    >>> denoiser(torch.ones(60), x).mean.allclose(x, atol=1e-4)
+    True
+    """
+
+    def __init__(
+        self, graph: NeuralGraph, x: Tensor, held_out: Tensor | None, schedule: Schedule
+    ) -> None:
+        super().__init__()
+        self.graph, self.schedule = graph, schedule
+        rows, others = _parts_of_rows(graph, x), None
+        if held_out is not None:
+            others = _parts_of_rows(graph, held_out)
+        self.laws = nn.ModuleList(
+            AffineDenoiser(own, others and others[place], schedule)
+            for place, own in enumerate(rows)
+        )
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
+        """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``.
+
+        A condition is ignored.
+        """
+        variances = []
+
+        def predict(law: AffineDenoiser, t: Tensor, rows: Tensor) -> Tensor:
+            mean, variance = law(t, rows)
+            variances.append(variance.unflatten(0, (len(x), -1))[:, 0] * rows.shape[1])
+            return mean
+
+        mean = self._map(predict, t, x)
+        dimensions = _n_independent(self.graph)
+        total = sum(v * n for v, n in zip(variances, dimensions, strict=True))
+        return Denoised(mean, total / x.shape[1])
+
+    def transport(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Carry points to where the flow of the Gaussian ends; see :class:`AffineDenoiser`."""
+        return self._map(lambda law, t, rows: law.transport(t, rows), t, x)
+
+    def apply_covariance(
+        self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
+    ) -> Tensor:
+        """Multiply by a power of the posterior covariance; see :class:`AffineDenoiser`."""
+        return self._map(lambda law, t, rows: law.apply_covariance(t, rows, power=power), t, v)
+
+    def on(self, graph: NeuralGraph) -> ExchangeableDenoiser:
+        """The same law, with the parameters of this one, over networks of other widths."""
+        other = copy.copy(self)
+        other.graph = graph
+        return other
+
+    def _map(
+        self, function: Callable[[AffineDenoiser, Tensor, Tensor], Tensor], t: Tensor, x: Tensor
+    ) -> Tensor:
+        """Call a function of a law, times and rows on every part, and compose the results."""
+        parts = decompose(self.graph, x)
+        laws = iter(self.laws)
+
+        def call(block: Tensor, n_features: int) -> Tensor:
+            rows = block.reshape(-1, n_features)
+            times = t.repeat_interleave(len(rows) // len(block))
+            return function(next(laws), times, rows).reshape(block.shape)
+
+        return compose(
+            self.graph,
+            Parts(
+                call(parts.symmetric, parts.symmetric.shape[1]),
+                [call(block, block.shape[2]) for block in parts.deviations],
+                [call(block, 1) for block in parts.interactions],
+            ),
+        )
+
+
+def _parts_of_rows(graph: NeuralGraph, x: Tensor) -> list[Tensor]:
+    """Rows that laws are fitted to: points, then neurons of the layers, then weights between.
+
+    Deviations from the mean of n neurons have (n - 1) / n of the variance.
+    """
+    parts = decompose(graph, x)
+    rows = [parts.symmetric]
+    for block in parts.deviations:
+        rows.append(block.flatten(0, 1) * _unbiased(block.shape[1]))
+    for block in parts.interactions:
+        factor = _unbiased(block.shape[1]) * _unbiased(block.shape[2])
+        rows.append(block.reshape(-1, 1) * factor)
+    return rows
+
+
+def _unbiased(n: int) -> float:
+    return math.sqrt(n / max(n - 1, 1))
+
+
+def _n_independent(graph: NeuralGraph) -> list[int]:
+    """How many independent rows a point has in every part, in the order of the laws."""
+    hidden = [n - 1 for n in graph.sizes[1:-1]]
+    between = [n_in * n_out for n_in, n_out in itertools.pairwise(hidden)]
+    return [1, *hidden, *between]
