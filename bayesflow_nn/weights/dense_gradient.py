@@ -10,8 +10,9 @@ For one network and all inputs, one per column of :math:`h_0` (n_in, n_inputs):
 Inputs run along the last dimension, so that the weights are multiplied as they lie in the flat
 vector, and the soft maximum over few classes runs along vector lanes. In the first layer, whose
 inputs are shared, all networks are one matrix product, with the bias as the weight of one more
-input. Every product writes into a buffer that is allocated once. Weights w_i of inputs multiply
-their log p and their columns of d_L.
+input. Every product writes into a buffer that is allocated once, and inputs come in blocks whose
+activations stay in the cache: the passes over them are bound by memory otherwise. Weights w_i of
+inputs multiply their log p and their columns of d_L.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from torch import Tensor
 
 from bayesflow_nn.weights.activations import derive
 from bayesflow_nn.weights.dense import DenseLayer, DenseStack
-from bayesflow_nn.weights.likelihoods import Categorical, Likelihood
+from bayesflow_nn.weights.likelihood_gradients import write_log_likelihood
+from bayesflow_nn.weights.likelihoods import Likelihood
+
+_N_CACHED = 2**19
+"""Activations of a layer, of all networks, that stay in the cache between passes over them."""
+_SMALLEST_BLOCK = 1024
+"""Inputs of a block at least; below, calls cost more than memory."""
 
 
 class DenseLikelihood:
@@ -69,17 +76,32 @@ class DenseLikelihood:
         gradient : Tensor of shape (n_networks, n_weights)
             Filled; nats per unit of weight.
         """
-        X = (self._X if rows is None else self._X[rows]).to(weights.dtype)
-        y = self._y if rows is None else self._y[rows]
+        n_inputs = len(self._X) if rows is None else len(rows)
+        size = self._block_size(len(weights))
+        own_value, own_gradient = torch.empty_like(value), torch.empty_like(gradient)
+        for start in range(0, n_inputs, size):
+            block = slice(start, start + size)
+            place = block if rows is None else rows[block]
+            if start == 0:
+                self._write_block(weights, place, value, gradient)
+            else:
+                self._write_block(weights, place, own_value, own_gradient)
+                value += own_value
+                gradient += own_gradient
+
+    def _block_size(self, n_networks: int) -> int:
+        widest = max(layer.n_out for layer in self._stack.layers)
+        return max(_SMALLEST_BLOCK, _N_CACHED // (n_networks * widest))
+
+    def _write_block(
+        self, weights: Tensor, rows: Tensor | slice, value: Tensor, gradient: Tensor
+    ) -> None:
+        X, y, w = self._X[rows].to(weights.dtype), self._y[rows], self._sample_weight
         y = y.to(weights.dtype) if y.is_floating_point() else y
-        w = self._sample_weight
-        w = None if w is None else (w if rows is None else w[rows]).to(weights.dtype)
+        w = None if w is None else w[rows].to(weights.dtype)
         work = self._workspace(len(weights), len(X), weights)
         self._forward(work, weights, X)
-        if isinstance(self._likelihood, Categorical):
-            _differentiate_categorical(work.a[-1], y, w, value, work.d[-1])
-        else:
-            _differentiate(self._likelihood, work.a[-1], y, w, value, work.d[-1])
+        write_log_likelihood(self._likelihood, work.a[-1], y, w, value, work.d[-1])
         self._backward(work, weights, X, gradient)
 
     def _forward(self, work: _Workspace, weights: Tensor, X: Tensor) -> None:
@@ -117,8 +139,8 @@ class DenseLikelihood:
     def _workspace(self, n_networks: int, batch: int, like: Tensor) -> _Workspace:
         key = n_networks, batch, like.dtype
         if key not in self._workspaces:
-            # Two sizes at most: that of the chunks, and of the shorter one at the end.
-            while len(self._workspaces) > 1:
+            # Four at most: blocks of inputs and chunks of networks, with a shorter one of each.
+            while len(self._workspaces) > 3:
                 self._workspaces.pop(next(iter(self._workspaces)))
             layers, n_in = self._stack.layers, self._X.shape[1]
             a = [like.new_empty(n_networks, layer.n_out, batch) for layer in layers]
@@ -148,35 +170,3 @@ class _Workspace:
 def _matrix(layer: DenseLayer, weights: Tensor) -> Tensor:
     """View of one layer's matrices ``(n_networks, n_out, n_in)``."""
     return weights[:, layer.weight].unflatten(1, (layer.n_out, layer.n_in))
-
-
-def sum_over_inputs(log_prob: Tensor, w: Tensor | None) -> Tensor:
-    """Sum log likelihoods ``(..., n_inputs)`` with their weights ``(n_inputs,)``, if any."""
-    return log_prob.sum(-1) if w is None else (log_prob * w).sum(-1)
-
-
-def _differentiate_categorical(
-    z: Tensor, y: Tensor, w: Tensor | None, value: Tensor, out: Tensor
-) -> None:
-    """Write the sum of ``w log softmax(z)_y`` over inputs, and its derivative ``w (1_y - p)``."""
-    one_hot = z.new_zeros(z.shape[1:]).scatter_(0, y[None], 1)
-    weighted = one_hot if w is None else one_hot * w
-    value.copy_(torch.log_softmax(z, 1).flatten(1) @ weighted.flatten())
-    torch.softmax(z, 1, out=out)
-    torch.sub(one_hot, out, out=out)
-    if w is not None:
-        out.mul_(w)
-
-
-def _differentiate(
-    likelihood: Likelihood, z: Tensor, y: Tensor, w: Tensor | None, value: Tensor, out: Tensor
-) -> None:
-    """Write the log likelihood, summed over inputs, and its derivative, by autograd."""
-
-    def total(outputs: Tensor) -> tuple[Tensor, Tensor]:
-        per_network = sum_over_inputs(likelihood.log_prob(outputs.mT, y), w)
-        return per_network.sum(), per_network
-
-    derivative, per_network = torch.func.grad(total, has_aux=True)(z)
-    out.copy_(derivative)
-    value.copy_(per_network)

@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bayesflow_nn.weights.architecture import Architecture
-from bayesflow_nn.weights.dense_gradient import DenseLikelihood, sum_over_inputs
+from bayesflow_nn.weights.dense_gradient import DenseLikelihood
+from bayesflow_nn.weights.likelihood_gradients import sum_over_inputs
 from bayesflow_nn.weights.likelihoods import Likelihood, resolve_likelihood
 from bayesflow_nn.weights.priors import Prior, resolve_prior
 from bayesflow_nn.weights.training_data import check_data

@@ -10,6 +10,7 @@ from bayesflow_nn.weights import (
     HeteroscedasticNormal,
     Normal,
     StudentT,
+    dense_gradient,
 )
 from bayesflow_nn.weights.log_posterior import LogPosterior
 from bayesflow_nn.weights.priors import LaplacePrior, NormalPrior
@@ -195,6 +196,22 @@ def test_chunks_of_changing_size_do_not_disturb_each_other():
         value, gradient = chunked.value_and_gradient(weights[:n])
         torch.testing.assert_close(value, expected.value[:n], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(gradient, expected.gradient[:n], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([3, 0, 7, 9, 1])], ids=["all", "minibatch"])
+@pytest.mark.parametrize("w", [None, SAMPLE_WEIGHT], ids=["unweighted", "weighted"])
+def test_blocks_of_inputs_add_up(monkeypatch, rows, w):
+    """Three inputs at a time, with fewer in the last block, against all at once."""
+    likelihood = HeteroscedasticNormal(0.1)
+    architecture = make_architecture("tanh", 4)
+    X, y = make_data(likelihood)
+    weights = draw_weights(architecture)
+    log_posterior = LogPosterior(architecture, X, y, likelihood=likelihood, sample_weight=w)
+    expected = log_posterior.value_and_gradient(weights, rows)
+    monkeypatch.setattr(dense_gradient, "_N_CACHED", 0)
+    monkeypatch.setattr(dense_gradient, "_SMALLEST_BLOCK", 3)
+    for own, whole in zip(log_posterior.value_and_gradient(weights, rows), expected, strict=True):
+        torch.testing.assert_close(own, whole, rtol=1e-12, atol=1e-12)
 
 
 def test_the_dtype_is_that_of_the_weights():
