@@ -13,8 +13,8 @@ it is sqrt(p (1 - p))); and the worst R-hat of predictions.
 Refinement begins with a flow over networks that Adam trained from draws of the prior, no sample of
 the posterior. Its first run is only of local moves, many short chains. Each further one starts from
 a flow that learned from all runs before, which leaves out less every time: two short ones, and one
-that is long and has many proposals beside the shortest of local moves. The gradients of a row
-include those of the rows before it.
+that is long and has many proposals of a larger flow beside the shortest of local moves. The
+gradients of a row include those of the rows before it.
 """
 
 from __future__ import annotations
@@ -192,11 +192,11 @@ def join(first: WeightPopulation, second: WeightPopulation) -> WeightPopulation:
     )
 
 
-def fit_flow(population: WeightPopulation, max_iter: int) -> FlowPosterior:
+def fit_flow(population: WeightPopulation, max_iter: int, hidden_size: int) -> FlowPosterior:
     """A flow in flat space, where the prior is normal."""
     return FlowPosterior(
         geometry="euclidean",
-        velocity=functools.partial(MLPVelocity, hidden_size=64),
+        velocity=functools.partial(MLPVelocity, hidden_size=hidden_size),
         max_iter=max_iter,
         n_steps=3,
         random_state=0,
@@ -209,15 +209,15 @@ def print_refined(problem: Problem, reference: Predictions, n_chains: int) -> No
     print_row("networks of Adam", Run(population, 0, 0.0), problem, reference)
     first = {"n_chains": 2 * n_chains, "n_draws": 8, "n_leapfrog": problem.n_leapfrog}
     stages = (
-        ("local moves", 500, first | {"n_proposals": 0}),
-        ("refitted, proposals", 2000, {"n_draws": 30}),
-        ("refitted to both", 4000, {"n_draws": 20, "n_proposals": 16}),
-        ("refitted to all", 8000, {"n_draws": 150, "n_proposals": 24, "n_leapfrog": 1}),
+        ("local moves", (500, 64), first | {"n_proposals": 0}),
+        ("refitted, proposals", (2000, 64), {"n_draws": 30}),
+        ("refitted to both", (4000, 64), {"n_draws": 20, "n_proposals": 16}),
+        ("refitted to all", (12_000, 128), {"n_draws": 150, "n_proposals": 24, "n_leapfrog": 1}),
     )
     runs: list[WeightPopulation] = []
-    for name, max_iter, options in stages:
+    for name, flow_size, options in stages:
         start = time.perf_counter()
-        flow = fit_flow(population, max_iter)
+        flow = fit_flow(population, *flow_size)
         fitted = time.perf_counter() - start
         refine = functools.partial(
             flow.refine,

@@ -1,0 +1,107 @@
+"""Velocity models side by side: networks of flows that differ in nothing else.
+
+Data, split and population are those of ``python -m bayesflow_nn``; chains that no flow sees judge
+the networks. One hundred generated networks of every flow: accuracy, NLL and calibration of each
+alone and of their average, novelty and dispersion. All novelties are taken on the canonical
+manifold of aligned networks, so that neurons in another order do not look new.
+
+    python examples/benchmarks/velocities.py [--dataset digits] [--n-networks 100 300]
+        [--velocity mlp relational_transformer] [--geometry product_sphere] [--max-iter 600]
+
+"... unaligned" are flows over networks whose neurons are in no order, fitted with
+``alignment=None``. ``--n-networks`` are numbers of networks to learn from, for sample efficiency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+from bayesflow_nn import FlowPosterior, WeightPopulation
+from bayesflow_nn.demonstration.comparison import HEADER, N_GENERATED, Comparison
+from bayesflow_nn.demonstration.problems import PROBLEMS, Data, load_data, train_networks
+from bayesflow_nn.symmetry.chart import GEOMETRIES
+
+N_HELD_OUT = 500
+GRAPH = {"batch_size": 32}
+VELOCITIES = {
+    "mlp": {"velocity": "mlp"},
+    "probe": {"velocity": "probe"},
+    "relational_transformer": {"velocity": "relational_transformer", **GRAPH},
+    "pna": {"velocity": "pna", **GRAPH},
+    "relational_transformer_unaligned": {
+        "velocity": "relational_transformer",
+        "alignment": None,
+        **GRAPH,
+    },
+    "pna_unaligned": {"velocity": "pna", "alignment": None, **GRAPH},
+}
+
+
+def populations(
+    dataset: str, data: Data, n_networks: list[int]
+) -> Iterator[tuple[WeightPopulation, WeightPopulation]]:
+    """Networks to learn from, as many as asked for, and the same held-out ones for all."""
+    all_networks = train_networks(dataset, data, max(n_networks) + N_HELD_OUT)
+    rest, held_out = all_networks.split(test_size=N_HELD_OUT, random_state=0)
+    for n in n_networks:
+        yield rest[:n], held_out
+
+
+def make_comparison(data: Data, train: WeightPopulation, held_out: WeightPopulation) -> Comparison:
+    """Judge of all flows: it aligns what it is shown; its own flow is not used."""
+    judge = FlowPosterior(max_iter=1, velocity="mlp", random_state=0).fit(train)
+    return Comparison(data, train, held_out, judge)
+
+
+def print_flow(name: str, posterior: FlowPosterior, comparison: Comparison) -> None:
+    """Fit a flow; print its cost, and rows of its networks and of their average."""
+    start = time.perf_counter()
+    posterior.fit(comparison.train)
+    fitted = time.perf_counter()
+    weights = torch.as_tensor(posterior.sample(N_GENERATED, random_state=1))
+    seconds = time.perf_counter() - fitted
+    n_parameters = sum(p.numel() for p in posterior.field_.predictor.parameters())
+    print(f"{name}: {n_parameters:,} parameters, fitted in {fitted - start:.0f} s")
+    print(comparison.network_row("  generated network", weights, seconds))
+    print(comparison.average_row(f"  average of {N_GENERATED}", weights), flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", choices=list(PROBLEMS), default="breast_cancer")
+    parser.add_argument("--n-networks", type=int, nargs="+", default=[2000])
+    parser.add_argument("--geometry", choices=GEOMETRIES, nargs="+", default=list(GEOMETRIES))
+    parser.add_argument("--velocity", choices=list(VELOCITIES), nargs="+", default=list(VELOCITIES))
+    parser.add_argument("--max-iter", type=int, default=600)
+    return parser.parse_args()
+
+
+def main() -> None:
+    warnings.simplefilter("ignore", UserWarning)  # the table itself shows what shrinks
+    options = parse_arguments()
+    data = load_data(PROBLEMS[options.dataset])
+    for train, held_out in populations(options.dataset, data, options.n_networks):
+        comparison = make_comparison(data, train, held_out)
+        print(f"\n{options.dataset}, {len(train)} networks to learn from\n\n{HEADER}")
+        for row in comparison.trained_rows(0):
+            print(row, flush=True)
+        for geometry in options.geometry:
+            for velocity in options.velocity:
+                posterior = FlowPosterior(
+                    geometry=geometry,
+                    max_iter=options.max_iter,
+                    random_state=0,
+                    verbose=True,
+                    **VELOCITIES[velocity],
+                )
+                print_flow(f"{geometry}, {velocity}", posterior, comparison)
+
+
+if __name__ == "__main__":
+    main()

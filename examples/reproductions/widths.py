@@ -1,0 +1,117 @@
+"""A flow over networks of one width, sampled at another ([E25] 7.3.4, Table 7.4).
+
+A graph velocity that tells no hidden neurons apart learns from 784-10-10 networks trained on MNIST.
+Its samples are networks 784-10-10, and 784-32-10 networks, none of which it has seen. Accuracy and
+loss on the test images, mean and standard deviation over networks; beside them trained networks of
+both widths, and the Gaussian law that the velocity refines, sampled in the same way.
+
+    python examples/reproductions/widths.py --data FOLDER [--geometry product_sphere ...]
+        [--velocity relational_transformer] [--n-networks 500] [--max-iter 600]
+
+FOLDER holds ``mnist.npz``, with arrays X_train, y_train, X_test and y_test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from images import Images, load_images
+
+from bayesflow_nn import Architecture, FlowPosterior, WeightPopulation, train_population
+from bayesflow_nn.predictive import network_scores
+from bayesflow_nn.symmetry.chart import GEOMETRIES
+
+NARROW, WIDE = Architecture.mlp([784, 10, 10]), Architecture.mlp([784, 32, 10])
+N_SAMPLES, N_TRAINED = 100, 50
+
+
+def train(architecture: Architecture, data: Images, n_networks: int) -> WeightPopulation:
+    """Networks trained on MNIST."""
+    return train_population(
+        architecture,
+        data.X_train,
+        data.y_train,
+        n_networks=n_networks,
+        n_epochs=5,
+        batch_size=128,
+        learning_rate=3e-3,
+        weight_decay=1e-4,
+        random_state=0,
+        verbose=True,
+    )
+
+
+def print_row(
+    name: str,
+    architecture: Architecture,
+    weights: np.ndarray | torch.Tensor,
+    data: Images,
+    seconds: float,
+) -> None:
+    """Scores of networks, and what they took."""
+    scores = network_scores(architecture, torch.as_tensor(weights), data.X_test, data.y_test)
+    cells = "".join(f"{v.mean():10.4f} +- {v.std():.4f}" for v in (scores.accuracy, scores.nll))
+    print(f"{name:48}{cells}{seconds:10.1f}", flush=True)
+
+
+def print_samples(name: str, posterior: FlowPosterior, data: Images) -> None:
+    """Rows of networks of both widths."""
+    for width, architecture in ((10, None), (32, WIDE)):
+        start = time.perf_counter()
+        weights = posterior.sample(N_SAMPLES, architecture=architecture, random_state=1)
+        seconds = time.perf_counter() - start
+        print_row(f"{name}, width {width}", architecture or NARROW, weights, data, seconds)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with mnist.npz")
+    parser.add_argument("--geometry", nargs="+", choices=GEOMETRIES, default=list(GEOMETRIES))
+    parser.add_argument(
+        "--velocity",
+        choices=["relational_transformer", "pna"],
+        default="relational_transformer",
+    )
+    parser.add_argument("--n-networks", type=int, default=500)
+    parser.add_argument("--max-iter", type=int, default=600)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_arguments()
+    data = load_images(options.data, "mnist")
+    print(f"{'':48}{'accuracy':>20}{'NLL':>20}{'seconds':>10}")
+    for width, architecture in ((10, NARROW), (32, WIDE)):
+        start = time.perf_counter()
+        n_networks = options.n_networks if architecture is NARROW else N_TRAINED
+        population = train(architecture, data, n_networks)
+        seconds = time.perf_counter() - start
+        name = f"{n_networks} trained networks, width {width}"
+        print_row(name, architecture, population.weights, data, seconds)
+        if architecture is NARROW:
+            narrow = population
+    for geometry in options.geometry:
+        for name, max_iter in (("Gaussian", 1), (options.velocity, options.max_iter)):
+            start = time.perf_counter()
+            posterior = FlowPosterior(
+                geometry=geometry,
+                velocity=options.velocity,
+                alignment=None,
+                max_iter=max_iter,
+                batch_size=16,
+                learning_rate=2e-3,
+                n_steps=16,
+                random_state=0,
+                verbose=True,
+            ).fit(narrow)
+            print(f"{geometry}, {name}: {time.perf_counter() - start:.1f} s", flush=True)
+            print_samples(f"{geometry}, {name}", posterior, data)
+
+
+if __name__ == "__main__":
+    main()
