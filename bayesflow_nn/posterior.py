@@ -556,8 +556,6 @@ class FlowPosterior(
         train = self._align(train)
         held_out = self._align(held_out) if len(held_out) else None
         architecture = self.architecture_
-        if self.geometry == "euclidean" and architecture is not None and not architecture.is_mlp:
-            architecture = None  # any other network is a row of numbers, as in a plain array
         seed = None if self.reducer is None else draw_seed(generator) % 2**32
         is_mlp = architecture is not None and architecture.is_mlp
         self.chart_ = WeightChart(

@@ -11,6 +11,7 @@ from bayesflow_nn.velocity.pna import PrincipalAggregation, mean_log_degree
 from bayesflow_nn.weights import Architecture
 
 SIZES = [4, 5, 6, 2]
+CHAIN = list(itertools.pairwise(range(4)))
 
 
 def node_by_node(model, edges, nodes):
@@ -59,7 +60,7 @@ def test_aggregation_is_that_of_a_loop_over_nodes_and_edges(generator):
         torch.randn(2, n, m, 4, generator=generator).double() for m, n in itertools.pairwise(SIZES)
     ]
     nodes = [torch.randn(2, n, 8, generator=generator).double() for n in SIZES]
-    updates = model(edges, nodes)
+    updates = model(edges, nodes, CHAIN)
     for network in range(2):
         expected = node_by_node(model, [e[network] for e in edges], [n[network] for n in nodes])
         for own, twin in zip(updates, expected, strict=True):
@@ -70,7 +71,7 @@ def test_aggregation_is_that_of_a_loop_over_nodes_and_edges(generator):
 def test_the_scale_of_degrees_is_their_mean_logarithm_over_nodes(make_problem):
     degrees = [5] * 4 + [4 + 6] * 5 + [5 + 2] * 6 + [6] * 2
     expected = sum(math.log(degree + 1) for degree in degrees) / len(degrees)
-    assert mean_log_degree(SIZES) == pytest.approx(expected)
+    assert mean_log_degree(SIZES, CHAIN) == pytest.approx(expected)
     # Three outputs are two coordinates of each neuron, without the mean over classes.
     model = PNAVelocity(make_problem(Architecture.mlp([4, 5, 6, 3])))
     assert model.blocks[0].gather.delta == pytest.approx(expected)
@@ -81,6 +82,6 @@ def test_equal_messages_have_finite_gradients():
     model = PrincipalAggregation(node_width=8, edge_width=4, message_width=3, delta=1.0)
     edges, nodes = [torch.zeros(1, 2, 3, 4)], [torch.zeros(1, n, 8) for n in (3, 2)]
     edges[0].requires_grad_()
-    sum(update.sum() for update in model(edges, nodes)).backward()
+    sum(update.sum() for update in model(edges, nodes, [(0, 1)])).backward()
     assert edges[0].grad.isfinite().all()
     assert edges[0].grad.any()
