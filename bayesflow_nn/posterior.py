@@ -126,8 +126,8 @@ class FlowPosterior(
         How neurons are matched, one of the methods of `PermutationAligner` ("weight_matching",
         "transfusion", "activation_matching", "sinkhorn"); an object with ``fit`` and ``transform``
         replaces it. With None networks stay as they are, and a graph velocity takes the neurons of
-        a layer to be in no order: no permutation of them changes a density, and `sample` draws
-        networks of other widths.
+        a multilayer perceptron to be in no order: no permutation of them changes a density, and
+        `sample` draws networks of other widths.
     reducer : int, float, estimator or None
         Principal components of the weights in which to run the flow, for networks too large for one
         in all weights ([DWF]): their number, the fraction of variance they explain, or an
@@ -138,10 +138,11 @@ class FlowPosterior(
         How source points are paired with networks in a minibatch ([T23]).
     velocity : {"auto", "mlp", "probe", "relational_transformer", "pna"} or callable
         Model of the velocity. "probe" runs the generated network on learned inputs, for multilayer
-        perceptrons; "relational_transformer" and "pna" see their neurons and weights as a graph
-        ([E25] 6.3, 5.3); "mlp" sees the flat vector ([DWF]); "auto" takes "probe" where it can. A
-        callable gets a :class:`bayesflow_nn.velocity.VelocityProblem` and returns a module, for
-        example ``functools.partial(ProbeVelocity, n_refinements=2)``.
+        perceptrons; "relational_transformer" and "pna" see neurons and weights, or channels and
+        filters, as a graph ([E25] 6.3, 5.3), for all networks whose layers are dense or
+        convolutional, not for attention; "mlp" sees the flat vector ([DWF]); "auto" takes "probe"
+        where it can, else "mlp". A callable gets a :class:`bayesflow_nn.velocity.VelocityProblem`
+        and returns a module, for example ``functools.partial(ProbeVelocity, n_refinements=2)``.
     prediction : {"velocity", "target"}
         Whether the regression error is measured on the velocity or on the target.
     sigma : float

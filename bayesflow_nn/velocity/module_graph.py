@@ -157,7 +157,7 @@ class _Assembly:
         own = [place for other, place in outputs.items() if _layer(other) == _layer(name)]
         found = own or list(outputs.values())
         if len(found) != 1:
-            raise self._misfit(name, f"has {size} entries that belong to no unit")
+            raise self._misfit(name, f"has entries that belong to no unit ({size} of them)")
         return found[0]
 
     def _misfit(self, name: str, fact: str) -> ValueError:

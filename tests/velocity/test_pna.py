@@ -14,7 +14,7 @@ SIZES = [4, 5, 6, 2]
 CHAIN = list(itertools.pairwise(range(4)))
 
 
-def node_by_node(model, edges, nodes):
+def node_by_node(model, edges, nodes, ends):
     """Updates of nodes by eq. 5.3-5.4 of the thesis, edge by edge, of one network."""
 
     def message(direction, own, other, edge):
@@ -28,12 +28,13 @@ def node_by_node(model, edges, nodes):
         rows = []
         for i, own in enumerate(layer):
             messages = []
-            if place > 0:
-                for j, other in enumerate(nodes[place - 1]):
-                    messages.append(message(0, own, other, edges[place - 1][i, j]))
-            if place < len(edges):
-                for j, other in enumerate(nodes[place + 1]):
-                    messages.append(message(1, own, other, edges[place][j, i]))
+            for block, (source, target) in zip(edges, ends, strict=True):
+                if target == place:
+                    for j, other in enumerate(nodes[source]):
+                        messages.append(message(0, own, other, block[i, j]))
+                if source == place:
+                    for j, other in enumerate(nodes[target]):
+                        messages.append(message(1, own, other, block[j, i]))
             degree = len(messages)
             of_feature = list(zip(*(message.tolist() for message in messages), strict=True))
             mean = [sum(values) / degree for values in of_feature]
@@ -52,17 +53,21 @@ def node_by_node(model, edges, nodes):
     return updates
 
 
-def test_aggregation_is_that_of_a_loop_over_nodes_and_edges(generator):
+@pytest.mark.parametrize("ends", [CHAIN, [(0, 1), (1, 2), (3, 2), (1, 2), (2, 2)]], ids=str)
+def test_aggregation_is_that_of_a_loop_over_nodes_and_edges(generator, ends):
     model = PrincipalAggregation(node_width=8, edge_width=4, message_width=3, delta=1.7).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, generator=generator)
     edges = [
-        torch.randn(2, n, m, 4, generator=generator).double() for m, n in itertools.pairwise(SIZES)
+        torch.randn(2, SIZES[target], SIZES[source], 4, generator=generator).double()
+        for source, target in ends
     ]
     nodes = [torch.randn(2, n, 8, generator=generator).double() for n in SIZES]
-    updates = model(edges, nodes, CHAIN)
+    updates = model(edges, nodes, ends)
     for network in range(2):
-        expected = node_by_node(model, [e[network] for e in edges], [n[network] for n in nodes])
+        expected = node_by_node(
+            model, [e[network] for e in edges], [n[network] for n in nodes], ends
+        )
         for own, twin in zip(updates, expected, strict=True):
             # The twin's variance, a difference of squares, loses some digits.
             torch.testing.assert_close(own[network], twin, atol=1e-9, rtol=1e-9)
@@ -72,6 +77,9 @@ def test_the_scale_of_degrees_is_their_mean_logarithm_over_nodes(make_problem):
     degrees = [5] * 4 + [4 + 6] * 5 + [5 + 2] * 6 + [6] * 2
     expected = sum(math.log(degree + 1) for degree in degrees) / len(degrees)
     assert mean_log_degree(SIZES, CHAIN) == pytest.approx(expected)
+    # Two blocks between the same sets.
+    of_both = (2 * math.log(6 + 1) + 3 * math.log(4 + 1)) / 5
+    assert mean_log_degree([2, 3], [(0, 1), (0, 1)]) == pytest.approx(of_both)
     # Three outputs are two coordinates of each neuron, without the mean over classes.
     model = PNAVelocity(make_problem(Architecture.mlp([4, 5, 6, 3])))
     assert model.blocks[0].gather.delta == pytest.approx(expected)
