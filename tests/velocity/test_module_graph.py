@@ -238,7 +238,25 @@ class Scaled(nn.Module):
         return self.factor * self.body(x)
 
 
+class RandomFeatures(nn.Module):
+    """Units that fixed weights make and a sum reads: a norm is all that they have."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("fixed", torch.randn(6, 3))
+        self.norm, self.head = nn.BatchNorm1d(6), nn.Linear(1, 2)
+
+    def forward(self, x):
+        units = torch.relu(self.norm(nn.functional.linear(x, self.fixed)))
+        return self.head(units.sum(1, keepdim=True))
+
+
 MISFITS = {
+    "no edges": (
+        RandomFeatures,
+        torch.randn(4, 3),
+        "'fixed' of Architecture(RandomFeatures, n_weights=16) has units without weights to others",
+    ),
     "attention": (
         modules.LibraryAttention,
         torch.randn(2, 6, 5),
