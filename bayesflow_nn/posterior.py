@@ -387,9 +387,10 @@ class FlowPosterior(
         condition_strength : float
             1 follows the condition, 0 ignores it, more exaggerates it (classifier-free guidance).
         architecture : Architecture, optional
-            Draw networks of this architecture, whose hidden layers may have other widths ([E25]
-            7.3.4). Takes a graph velocity and ``alignment=None``, so that no part of the flow tells
-            hidden neurons apart; see :mod:`bayesflow_nn.symmetry.transfer` for the scales.
+            Draw multilayer perceptrons of this architecture, whose hidden layers may have other
+            widths ([E25] 7.3.4). Takes a graph velocity and ``alignment=None``, so that no part of
+            the flow tells hidden neurons apart; see :mod:`bayesflow_nn.symmetry.transfer` for the
+            scales.
         return_trajectory : bool
             Return networks at all times.
 
