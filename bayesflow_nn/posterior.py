@@ -126,8 +126,8 @@ class FlowPosterior(
         How neurons are matched, one of the methods of `PermutationAligner` ("weight_matching",
         "transfusion", "activation_matching", "sinkhorn"); an object with ``fit`` and ``transform``
         replaces it. With None networks stay as they are, and a graph velocity takes the neurons of
-        a layer to be in no order: no permutation of them changes a density, and `sample` draws
-        networks of other widths.
+        a multilayer perceptron to be in no order: no permutation of them changes a density, and
+        `sample` draws networks of other widths.
     reducer : int, float, estimator or None
         Principal components of the weights in which to run the flow, for networks too large for one
         in all weights ([DWF]): their number, the fraction of variance they explain, or an
@@ -138,10 +138,11 @@ class FlowPosterior(
         How source points are paired with networks in a minibatch ([T23]).
     velocity : {"auto", "mlp", "probe", "relational_transformer", "pna"} or callable
         Model of the velocity. "probe" runs the generated network on learned inputs, for multilayer
-        perceptrons; "relational_transformer" and "pna" see their neurons and weights as a graph
-        ([E25] 6.3, 5.3); "mlp" sees the flat vector ([DWF]); "auto" takes "probe" where it can. A
-        callable gets a :class:`bayesflow_nn.velocity.VelocityProblem` and returns a module, for
-        example ``functools.partial(ProbeVelocity, n_refinements=2)``.
+        perceptrons; "relational_transformer" and "pna" see neurons and weights, or channels and
+        filters, as a graph ([E25] 6.3, 5.3), for all networks whose layers are dense or
+        convolutional, not for attention; "mlp" sees the flat vector ([DWF]); "auto" takes "probe"
+        where it can, else "mlp". A callable gets a :class:`bayesflow_nn.velocity.VelocityProblem`
+        and returns a module, for example ``functools.partial(ProbeVelocity, n_refinements=2)``.
     prediction : {"velocity", "target"}
         Whether the regression error is measured on the velocity or on the target.
     sigma : float
@@ -386,9 +387,10 @@ class FlowPosterior(
         condition_strength : float
             1 follows the condition, 0 ignores it, more exaggerates it (classifier-free guidance).
         architecture : Architecture, optional
-            Draw networks of this architecture, whose hidden layers may have other widths ([E25]
-            7.3.4). Takes a graph velocity and ``alignment=None``, so that no part of the flow tells
-            hidden neurons apart; see :mod:`bayesflow_nn.symmetry.transfer` for the scales.
+            Draw multilayer perceptrons of this architecture, whose hidden layers may have other
+            widths ([E25] 7.3.4). Takes a graph velocity and ``alignment=None``, so that no part of
+            the flow tells hidden neurons apart; see :mod:`bayesflow_nn.symmetry.transfer` for the
+            scales.
         return_trajectory : bool
             Return networks at all times.
 
@@ -556,8 +558,6 @@ class FlowPosterior(
         train = self._align(train)
         held_out = self._align(held_out) if len(held_out) else None
         architecture = self.architecture_
-        if self.geometry == "euclidean" and architecture is not None and not architecture.is_mlp:
-            architecture = None  # any other network is a row of numbers, as in a plain array
         seed = None if self.reducer is None else draw_seed(generator) % 2**32
         is_mlp = architecture is not None and architecture.is_mlp
         self.chart_ = WeightChart(

@@ -47,6 +47,11 @@ class TransferMethods:
                 "architecture must be None for a posterior over plain arrays, which has no layers; "
                 "fit a WeightPopulation, or pass FlowPosterior(architecture=...)."
             )
+        if not self.architecture_.is_mlp:
+            raise ValueError(
+                f"architecture must be None for a posterior over {self.architecture_!r}: other "
+                f"widths are known for multilayer perceptrons alone."
+            )
         if not self.chart_.pooled:
             raise ValueError(
                 f"architecture needs a flow that tells no hidden neurons apart, got one with "

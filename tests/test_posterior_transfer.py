@@ -116,7 +116,7 @@ def test_wider_networks_follow_conditions_guidance_and_trajectories(population, 
     assert draw(posterior, architecture=WIDE, condition=1).shape == (3, WIDE.n_weights)
     with torch.no_grad():
         model = posterior.field_.predictor.model
-        model.write_edge.weight.normal_(generator=torch.Generator().manual_seed(0))
+        model.write_edge["1"].weight.normal_(generator=torch.Generator().manual_seed(0))
     one, other = (draw(posterior, architecture=WIDE, condition=c) for c in (0, 1))
     assert np.abs(one - other).max() > 1e-4
     guidance = TaskGuidance(*data, strength=0, finish_steps=30)

@@ -44,7 +44,7 @@ class WeightChart:
     ----------
     architecture : Architecture or None
         A multilayer perceptron, with a homogeneous activation unless the geometry is "euclidean";
-        or, on the first two geometries, any module with scales (see `ModuleCoordinates`).
+        or any module, with scales unless the geometry is "euclidean" (see `ModuleCoordinates`).
     geometry : {"product_sphere", "normalized", "euclidean"}
     output_layer : {"polar", "sphere", "euclidean"}
         Output matrix W as direction and log norm (exact), as direction alone (keeps the arg max,
@@ -202,6 +202,14 @@ class WeightChart:
         For a multilayer perceptron.
         """
         return self._known_coordinates().fan_in
+
+    @property
+    def weight_order(self) -> Tensor:
+        """Flat index ``(n_coordinates,)`` of the weight that each canonical coordinate is.
+
+        For modules that are no multilayer perceptrons, up to scales of their units.
+        """
+        return self._known_coordinates().weight_order
 
     @property
     def fixed_scale(self) -> Tensor:
@@ -400,15 +408,19 @@ class WeightChart:
         standardisation = self._fitted_standardisation()
         return self._known_coordinates().decode(standardisation.to_coordinates(point))
 
-    def _network_coordinates(self) -> NetworkCoordinates | ModuleCoordinates | None:
+    def _network_coordinates(
+        self,
+    ) -> NetworkCoordinates | ModuleCoordinates | ArrayCoordinates | None:
         """Coordinates of the architecture; None without one, until `fit` counts the columns."""
         on_spheres = self.geometry != "euclidean"
-        if on_spheres and self.architecture is not None and not self.architecture.is_mlp:
+        if self.architecture is not None and not self.architecture.is_mlp:
             if self.logit_shift:
                 raise ValueError(
                     f"logit_shift must be False for {self.architecture!r}, whose output layer is "
                     f"not known, got True."
                 )
+            if not on_spheres:
+                return ArrayCoordinates(self.architecture.n_weights)
             return ModuleCoordinates(self.architecture, self.inputs)
         if self.architecture is not None:
             return NetworkCoordinates(

@@ -215,10 +215,13 @@ class ArrayCoordinates:
     ----------
     manifold : ProductManifold
         Euclidean space.
+    weight_order : Tensor of int64, shape (n_features,)
+        Column that each coordinate is.
     """
 
     def __init__(self, n_features: int) -> None:
         self.manifold = ProductManifold([EuclideanBlock(n_features)])
+        self.weight_order = torch.arange(n_features)
 
     def encode(self, features: Tensor) -> Tensor:
         """Check the number of columns; nothing to change."""

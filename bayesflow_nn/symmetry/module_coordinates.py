@@ -35,6 +35,8 @@ class ModuleCoordinates:
     ----------
     manifold : ProductManifold
         Where the coordinates live.
+    weight_order : Tensor of int64, shape (n_coordinates,)
+        Flat index of the weight that each coordinate is.
 
     Raises
     ------
@@ -60,7 +62,7 @@ class ModuleCoordinates:
                 f"geometry, got {architecture!r}; use geometry='euclidean'."
             )
         rest = own[0][~torch.isin(own[0], torch.cat([rows.flatten() for rows in spheres]))]
-        self._order = torch.cat([*(rows.flatten() for rows in spheres), rest])
+        self.weight_order = torch.cat([*(rows.flatten() for rows in spheres), rest])
         blocks = [SphereBlock(*rows.shape) for rows in spheres]
         flat = [EuclideanBlock(len(rest))] if len(rest) else []
         self.manifold = ProductManifold([*blocks, *flat])
@@ -68,13 +70,13 @@ class ModuleCoordinates:
     def encode(self, weights: Tensor) -> Tensor:
         """Coordinates ``(n_networks, n_coordinates)`` of weights ``(n_networks, n_weights)``."""
         canonical = self._canonicalizer.fit(weights).transform(weights)
-        point = canonical[:, self._order.to(weights.device)]
+        point = canonical[:, self.weight_order.to(weights.device)]
         self._check_norms(point)
         return point
 
     def decode(self, coordinates: Tensor) -> Tensor:
         """Weights ``(..., n_weights)`` of coordinates ``(..., n_coordinates)``; no projection."""
-        return coordinates[..., self._order.argsort().to(coordinates.device)]
+        return coordinates[..., self.weight_order.argsort().to(coordinates.device)]
 
     def log_polar_jacobian(self, coordinates: Tensor) -> Tensor:
         """Zero ``(...,)``; nothing is polar."""

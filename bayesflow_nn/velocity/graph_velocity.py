@@ -1,7 +1,7 @@
 r"""Velocity by a network on the graph of a network ([E25] 6.3, [K24]).
 
-Every weight is read into the features of an edge, every bias into those of a node; blocks update
-nodes from their incident edges, and edges from their ends ([E25] 5.1-5.2),
+Every weight, or filter, is read into the features of an edge, every bias into those of a node;
+blocks update nodes from their incident edges, and edges from their ends ([E25] 5.1-5.2),
 
 .. math::
     n_i \leftarrow \phi_N\Bigl(n_i, \bigoplus_{j \in N_i} \phi_M(e_{ij}, n_i, n_j)\Bigr), \qquad
@@ -16,7 +16,7 @@ the model commutes with their permutations; for aligned populations they may hav
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from bayesflow_nn.symmetry import WeightChart
 from bayesflow_nn.velocity.exchangeable import ExchangeableDenoiser
 from bayesflow_nn.velocity.features import all_features
+from bayesflow_nn.velocity.layered_graph import LayeredGraph
 from bayesflow_nn.velocity.mlp import initialise
+from bayesflow_nn.velocity.module_graph import ModuleGraph
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.velocity.problem import VelocityProblem
 from bayesflow_nn.weights.validation import check_option
@@ -38,9 +40,10 @@ class GraphVelocity(nn.Module):
     Parameters
     ----------
     problem : VelocityProblem
-        Its chart must be that of a multilayer perceptron.
+        Its chart must be that of a multilayer perceptron, or of a module with a
+        :class:`~bayesflow_nn.velocity.module_graph.ModuleGraph`.
     make_gather : callable
-        Makes the `gather` of a :class:`GraphBlock`.
+        Makes the `gather` of a :class:`GraphBlock` for a :class:`LayeredGraph`.
     node_width, edge_width : int
         Features of nodes and edges; edges are many and should be narrow.
     n_blocks : int
@@ -48,20 +51,20 @@ class GraphVelocity(nn.Module):
     base : {"auto", "affine", "exchangeable"}
         What the graph network refines: the Gaussian approximation of aligned populations, or one
         that no permutation of hidden neurons changes. "auto" is "exchangeable" if the chart is
-        pooled, as it is without an alignment.
+        pooled, as it is for multilayer perceptrons without an alignment.
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
 
     Raises
     ------
     ValueError
-        If the chart has no multilayer perceptron, or `base` is unknown.
+        If the chart has no such network, or `base` is unknown or not known for it.
     """
 
     def __init__(
         self,
         problem: VelocityProblem,
-        make_gather: Callable[[], nn.Module],
+        make_gather: Callable[[LayeredGraph], nn.Module],
         *,
         node_width: int,
         edge_width: int,
@@ -70,58 +73,72 @@ class GraphVelocity(nn.Module):
         node_embeddings: bool,
     ) -> None:
         super().__init__()
-        check_option("base", base, ("auto", "affine", "exchangeable"))
-        if base == "auto":
-            base = "exchangeable" if problem.chart.pooled else "affine"
-        self.graph = NeuralGraph(problem.chart)
-        self.base = (
-            problem.make_denoiser() if base == "affine" else problem.make_exchangeable_denoiser()
-        )
+        self.graph = make_graph(problem.chart)
+        self.base = _make_base(problem, base)
         self.node_embeddings = node_embeddings
         self.n_condition_features = problem.n_condition_features
-        sizes = self.graph.sizes
-        self.read_edge = nn.Linear(_N_CHANNELS, edge_width)
-        self.read_node = nn.Linear(2 * _N_CHANNELS, node_width)
+        on_edges = {block.index.shape[2] for block in self.graph.blocks}
+        on_nodes = {nodes.index.shape[1] for nodes in self.graph.node_sets}
+        self.read_edge = _for_counts(on_edges, lambda k: nn.Linear(k * _N_CHANNELS, edge_width))
+        self.read_node = _for_counts(on_nodes, lambda k: nn.Linear(k * _N_CHANNELS, node_width))
         self.time_edge = nn.Linear(problem.n_features, edge_width)
         self.time_node = nn.Linear(problem.n_features, node_width)
-        self.edge_role = nn.Parameter(torch.zeros(len(sizes) - 1, edge_width))
+        self.edge_role = nn.Parameter(torch.zeros(len(self.graph.blocks), edge_width))
         self.node_names = nn.ParameterList(
-            torch.zeros(n if node_embeddings or place in (0, len(sizes) - 1) else 1, node_width)
-            for place, n in enumerate(sizes)
+            torch.zeros(len(nodes.index) if node_embeddings or nodes.is_named else 1, node_width)
+            for nodes in self.graph.node_sets
         )
         self.blocks = nn.ModuleList(
-            GraphBlock(make_gather(), node_width, edge_width) for _ in range(n_blocks)
+            GraphBlock(make_gather(self.graph), node_width, edge_width) for _ in range(n_blocks)
         )
-        self.write_edge = nn.Linear(edge_width, 1)
-        self.write_node = nn.Linear(node_width, 2)
+        self.write_edge = _for_counts(on_edges, lambda k: nn.Linear(edge_width, k))
+        self.write_node = _for_counts(on_nodes, lambda k: nn.Linear(node_width, k))
         initialise(self, problem.generator)
         for parameter in (self.edge_role, *self.node_names):
             nn.init.normal_(parameter, generator=problem.generator)
-        for layer in (self.write_edge, self.write_node):
+        for layer in (*self.write_edge.values(), *self.write_node.values()):
             nn.init.zeros_(layer.weight)
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict the target, ``(n, n_coordinates)``."""
         base = self.base(t, x, condition)
+        edges, nodes = self._read(t, torch.stack([x, base.mean], dim=-1), condition)
+        for block in self.blocks:
+            edges, nodes = block(edges, nodes, self.graph.ends)
+        return base.mean + base.variance.sqrt() * self._write(edges, nodes)
+
+    def _read(
+        self, t: Tensor, channels: Tensor, condition: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Edges and nodes of coordinates ``(n, n_coordinates, n_channels)``."""
         features = all_features(t, condition, self.n_condition_features)
-        split = self.graph.split(torch.stack([x, base.mean], dim=-1))
+        split = self.graph.split(channels)
         on_edges = self.time_edge(features)[:, None, None]
         on_nodes = self.time_node(features)[:, None]
         edges = [
-            self.read_edge(block) + on_edges + role
-            for block, role in zip(split.edges, self.edge_role, strict=True)
+            self.read_edge[str(block.index.shape[2])](own) + on_edges + role
+            for block, own, role in zip(self.graph.blocks, split.edges, self.edge_role, strict=True)
         ]
-        nodes = [
-            self.read_node(own) + on_nodes + name
-            for own, name in zip(split.nodes, self.node_names, strict=True)
+        nodes = []
+        for node_set, own, name in zip(
+            self.graph.node_sets, split.nodes, self.node_names, strict=True
+        ):
+            n_nodes, n_features = node_set.index.shape
+            known = (on_nodes + name).expand(-1, n_nodes, -1)
+            nodes.append(self.read_node[str(n_features)](own) + known if n_features else known)
+        return edges, nodes
+
+    def _write(self, edges: list[Tensor], nodes: list[Tensor]) -> Tensor:
+        """Coordinates ``(n, n_coordinates)`` of edges and nodes."""
+        of_edges = [
+            self.write_edge[str(block.index.shape[2])](own)
+            for block, own in zip(self.graph.blocks, edges, strict=True)
         ]
-        for block in self.blocks:
-            edges, nodes = block(edges, nodes)
-        refinement = self.graph.join(
-            [self.write_edge(block).squeeze(-1) for block in edges],
-            [self.write_node(own) for own in nodes[1:]],
-        )
-        return base.mean + base.variance.sqrt() * refinement
+        of_nodes = []
+        for node_set, own in zip(self.graph.node_sets, nodes, strict=True):
+            n_features = node_set.index.shape[1]
+            of_nodes.append(self.write_node[str(n_features)](own) if n_features else own[..., :0])
+        return self.graph.join(of_edges, of_nodes)
 
     def on(self, chart: WeightChart) -> GraphVelocity:
         """Run the same model on the graph of networks with other widths.
@@ -159,7 +176,7 @@ class GraphBlock(nn.Module):
     ----------
     gather : nn.Module
         Lists of edges ``(n, n_out, n_in, edge_width)`` and of nodes ``(n, n_nodes, node_width)``,
-        normed, to updates of nodes.
+        normed, with the source and target of every block of edges, to updates of nodes.
     node_width, edge_width : int
     """
 
@@ -181,33 +198,70 @@ class GraphBlock(nn.Module):
         self.to_edge = nn.Linear(hidden, edge_width)
 
     def forward(
-        self, edges: list[Tensor], nodes: list[Tensor]
+        self, edges: list[Tensor], nodes: list[Tensor], ends: Sequence[tuple[int, int]]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Updated edges and nodes, of the same shapes."""
         normed = [self.node_norm(own) for own in nodes]
         edge_normed = [self.edge_norm(block) for block in edges]
-        gathered = self.gather(edge_normed, normed)
+        gathered = self.gather(edge_normed, normed, ends)
         nodes = [own + new for own, new in zip(nodes, gathered, strict=True)]
         nodes = [own + self.node_update(own) for own in nodes]
         updated = []
-        for place, block in enumerate(edges):
-            source, target = nodes[place], nodes[place + 1]
-            hidden = self.from_edge(edge_normed[place])
-            hidden = hidden + self.from_target(target)[:, :, None]
-            hidden = hidden + self.from_source(source)[:, None]
+        for block, block_normed, (source, target) in zip(edges, edge_normed, ends, strict=True):
+            hidden = self.from_edge(block_normed)
+            hidden = hidden + self.from_target(nodes[target])[:, :, None]
+            hidden = hidden + self.from_source(nodes[source])[:, None]
             updated.append(block + self.to_edge(nn.functional.silu(hidden)))
         return updated, nodes
 
 
-def incident(edges: list[Tensor], place: int) -> list[tuple[int, int, Tensor]]:
-    """Edges at the nodes of a layer: direction, layer of the other ends, and the block.
+def make_graph(chart: WeightChart) -> LayeredGraph:
+    """Graph of the networks of a chart.
+
+    Parameters
+    ----------
+    chart : WeightChart
+
+    Raises
+    ------
+    ValueError
+        If they have none.
+    """
+    is_mlp = chart.architecture is not None and chart.architecture.is_mlp
+    return NeuralGraph(chart) if is_mlp else ModuleGraph(chart)
+
+
+def incident(
+    edges: list[Tensor], ends: Sequence[tuple[int, int]], place: int
+) -> list[tuple[int, int, Tensor]]:
+    """Edges at the nodes of a set: direction, set of the other ends, and the block.
 
     The direction is 0 for edges into the nodes, 1 for those out of them; blocks are
     ``(n, n_nodes, n_others, edge_width)``.
     """
     found = []
-    if place > 0:
-        found.append((0, place - 1, edges[place - 1]))
-    if place < len(edges):
-        found.append((1, place + 1, edges[place].transpose(1, 2)))
+    for block, (source, target) in zip(edges, ends, strict=True):
+        if target == place:
+            found.append((0, source, block))
+        if source == place:
+            found.append((1, target, block.transpose(1, 2)))
     return found
+
+
+def _make_base(problem: VelocityProblem, base: str) -> nn.Module:
+    """Gaussian prediction that is refined; see :class:`GraphVelocity`."""
+    check_option("base", base, ("auto", "affine", "exchangeable"))
+    architecture = problem.chart.architecture
+    if base == "exchangeable" and not architecture.is_mlp:
+        raise ValueError(
+            f"base must be 'affine' for {architecture!r}, got 'exchangeable': the Gaussian that no "
+            f"permutation changes is known for multilayer perceptrons alone."
+        )
+    if base == "exchangeable" or (base == "auto" and problem.chart.pooled):
+        return problem.make_exchangeable_denoiser()
+    return problem.make_denoiser()
+
+
+def _for_counts(counts: Iterable[int], make: Callable[[int], nn.Module]) -> nn.ModuleDict:
+    """Layers for edges or nodes with so many features, shared by all that have as many."""
+    return nn.ModuleDict({str(k): make(k) for k in sorted(counts) if k})

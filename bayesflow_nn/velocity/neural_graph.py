@@ -1,56 +1,39 @@
 """Coordinates of a multilayer perceptron as a graph: neurons are nodes, weights are edges.
 
-Nodes come in layers, and every edge joins neighbouring layers, so that the edges between two layers
-are one dense block ``(n_out, n_in)``. Biases are features of nodes. In an output layer in polar
-coordinates the log norm is a feature of all output nodes (Kofinas et al. 2024, arXiv 2403.12143).
+Every edge joins neighbouring layers. Biases are features of nodes. In an output layer in polar
+coordinates the log norm is a feature that all output nodes share.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from bayesflow_nn.symmetry import WeightChart
+from bayesflow_nn.velocity.layered_graph import EdgeBlock, LayeredGraph, NodeSet
 
 
 @dataclass(frozen=True)
 class GraphLayer:
-    """Where the edges into one layer of nodes, and its biases, lie among the coordinates.
+    """One layer of nodes, and the edges into it.
 
     Attributes
     ----------
     n_out, n_in : int
-    edges : slice
-        Row-major ``(n_out, n_in)``.
-    biases, log_norm : slice or None
+    has_biases, has_log_norm : bool
+        Features of the nodes, in this order.
     """
 
     n_out: int
     n_in: int
-    edges: slice
-    biases: slice | None
-    log_norm: slice | None
+    has_biases: bool
+    has_log_norm: bool
 
 
-@dataclass(frozen=True)
-class GraphFeatures:
-    """Edges and nodes of networks, layer by layer.
-
-    Attributes
-    ----------
-    edges : list of Tensor of shape (n, n_out, n_in, n_features)
-        One per layer of weights.
-    nodes : list of Tensor of shape (n, n_nodes, n_features)
-        One more: the input nodes come first.
-    """
-
-    edges: list[Tensor]
-    nodes: list[Tensor]
-
-
-class NeuralGraph:
-    """Between coordinates of a chart and the features of a graph.
+class NeuralGraph(LayeredGraph):
+    """Graph of a multilayer perceptron, from the inputs to the outputs.
 
     Parameters
     ----------
@@ -60,7 +43,7 @@ class NeuralGraph:
     Attributes
     ----------
     layers : list of GraphLayer
-    n_coordinates : int
+        Of all but the input nodes.
 
     Raises
     ------
@@ -75,75 +58,32 @@ class NeuralGraph:
                 f"graph velocities need a multilayer perceptron, not reduced to components, got "
                 f"{architecture!r} with reducer={chart.reducer!r}; use velocity='mlp'."
             )
-        widths = iter([block.n_coordinates for block in chart.canonical_manifold.blocks])
         sizes = list(architecture.sizes)
         sizes[-1] -= int(chart.logit_shift)
         is_polar = chart.output_layer == "polar" and chart.geometry != "euclidean"
-        start, self.layers = 0, []
-
-        def take(n: int) -> slice:
-            nonlocal start
-            if next(widths) != n:
-                raise ValueError(f"coordinates of {architecture!r} are not in layers.")
-            start += n
-            return slice(start - n, start)
-
+        pieces = iter(_index_blocks(chart))
+        self.layers: list[GraphLayer] = []
+        blocks, node_sets = [], [NodeSet(_columns(sizes[0], []), is_named=True)]
         for place, layer in enumerate(architecture.layers):
             n_in, n_out = sizes[place : place + 2]
             is_last = place + 1 == len(architecture.layers)
-            edges = take(n_out * n_in)
-            log_norm = take(1) if is_last and is_polar else None
-            biases = None if layer.bias is None else take(n_out)
-            self.layers.append(GraphLayer(n_out, n_in, edges, biases, log_norm))
-        self.n_coordinates = start
+            own = GraphLayer(n_out, n_in, layer.bias is not None, is_last and is_polar)
+            blocks.append(EdgeBlock(place, place + 1, next(pieces).view(n_out, n_in, 1)))
+            log_norm = [next(pieces).expand(n_out)] if own.has_log_norm else []
+            biases = [next(pieces)] if own.has_biases else []
+            node_sets.append(NodeSet(_columns(n_out, biases + log_norm), is_named=is_last))
+            self.layers.append(own)
+        super().__init__(blocks, node_sets)
 
-    @property
-    def sizes(self) -> list[int]:
-        """Numbers of nodes of the layers, those of the inputs first."""
-        return [self.layers[0].n_in, *(layer.n_out for layer in self.layers)]
 
-    def split(self, x: Tensor) -> GraphFeatures:
-        """Features of coordinates ``(n, n_coordinates, n_features)``; inputs have zeros.
+def _index_blocks(chart: WeightChart) -> list[Tensor]:
+    """Places of the coordinates, block by block of the manifold."""
+    manifold = chart.canonical_manifold
+    lengths = [block.n_coordinates for block in manifold.blocks]
+    return list(torch.arange(manifold.n_coordinates).split(lengths))
 
-        Nodes have twice as many: the bias, and the log norm.
-        """
-        n, _, n_features = x.shape
-        none = x.new_zeros(n, self.layers[0].n_in, 2 * n_features)
-        edges, nodes = [], [none]
-        for layer in self.layers:
-            edges.append(x[:, layer.edges].unflatten(1, (layer.n_out, layer.n_in)))
-            own = x.new_zeros(n, layer.n_out, 2 * n_features)
-            if layer.biases is not None:
-                own[..., :n_features] = x[:, layer.biases]
-            if layer.log_norm is not None:
-                own[..., n_features:] = x[:, layer.log_norm]
-            nodes.append(own)
-        return GraphFeatures(edges, nodes)
 
-    def join(self, edges: list[Tensor], nodes: list[Tensor]) -> Tensor:
-        """Coordinates ``(n, n_coordinates)`` of outputs.
-
-        Parameters
-        ----------
-        edges : list of Tensor of shape (n, n_out, n_in)
-        nodes : list of Tensor of shape (n, n_out, 2)
-            Of all but the input nodes: biases, and shares of the log norm, which are averaged.
-        """
-        x = edges[0].new_empty(len(edges[0]), self.n_coordinates)
-        for layer, block, own in zip(self.layers, edges, nodes, strict=True):
-            x[:, layer.edges] = block.flatten(1)
-            if layer.biases is not None:
-                x[:, layer.biases] = own[..., 0]
-            if layer.log_norm is not None:
-                x[:, layer.log_norm] = own[..., 1].mean(1, keepdim=True)
-        return x
-
-    def permute(self, x: Tensor, orders: list[Tensor]) -> Tensor:
-        """Coordinates with the hidden neurons in another order, one order per hidden layer."""
-        features = self.split(x.unsqueeze(-1))
-        edges, nodes = list(features.edges), list(features.nodes)
-        for place, order in enumerate(orders):
-            edges[place] = edges[place][:, order]
-            edges[place + 1] = edges[place + 1][:, :, order]
-            nodes[place + 1] = nodes[place + 1][:, order]
-        return self.join([block.squeeze(-1) for block in edges], nodes[1:])
+def _columns(n_nodes: int, features: list[Tensor]) -> Tensor:
+    """Index ``(n_nodes, n_features)`` of features ``(n_nodes,)``, which may be none."""
+    none = torch.empty(n_nodes, 0, dtype=torch.int64)
+    return torch.cat([none, *(feature[:, None] for feature in features)], dim=1)

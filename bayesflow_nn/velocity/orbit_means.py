@@ -76,12 +76,12 @@ def decompose(graph: NeuralGraph, x: Tensor) -> Parts:
         if 0 < place < last:
             interactions.append(_centre(_centre(block, 1), 2))
         own = split.nodes[place + 1]
-        if layer.biases is not None:
+        if layer.has_biases:
             symmetric.append((_sum(own[..., :1], 1) if place < last else own[..., :1]).flatten(1))
             if place < last:
                 features[place].append(own[..., :1])
-        if layer.log_norm is not None:
-            symmetric.append(own[:, 0, 1:])
+        if layer.has_log_norm:
+            symmetric.append(own[:, 0, -1:])
     deviations = [_centre(torch.cat(blocks, dim=2), 1) for blocks in features]
     return Parts(torch.cat(symmetric, dim=1), deviations, interactions)
 
@@ -92,7 +92,7 @@ def compose(graph: NeuralGraph, parts: Parts) -> Tensor:
     symmetric = _Reader(parts.symmetric)
     features = [_Reader(block) for block in parts.deviations]
     interactions = iter(parts.interactions)
-    edges, nodes = [], []
+    edges, nodes = [], [parts.symmetric.new_zeros(n, graph.layers[0].n_in, 0)]
     for place, layer in enumerate(graph.layers):
         n_out, n_in = (1 if place < last else layer.n_out), (1 if place > 0 else layer.n_in)
         mean = symmetric.take(n_out * n_in).unflatten(-1, (n_out, n_in))
@@ -103,16 +103,16 @@ def compose(graph: NeuralGraph, parts: Parts) -> Tensor:
             block = block + _spread(features[place - 1].take(n_out).mT, layer.n_out, layer.n_in)
         if 0 < place < last:
             block = block + next(interactions)
-        own = block.new_zeros(n, layer.n_out, 2)
-        if layer.biases is not None:
-            biases = symmetric.take(n_out)
-            own[..., 0] = biases if place == last else biases / math.sqrt(layer.n_out)
+        own = [block.new_zeros(n, layer.n_out, 0)]
+        if layer.has_biases:
+            biases = symmetric.take(n_out).unsqueeze(-1)
             if place < last:
-                own[..., 0] += features[place].take(1).squeeze(-1)
-        if layer.log_norm is not None:
-            own[..., 1] = symmetric.take(1)
-        edges.append(block)
-        nodes.append(own)
+                biases = biases / math.sqrt(layer.n_out) + features[place].take(1)
+            own.append(biases)
+        if layer.has_log_norm:
+            own.append(symmetric.take(1).unsqueeze(1).expand(-1, layer.n_out, -1))
+        edges.append(block.unsqueeze(-1))
+        nodes.append(torch.cat(own, dim=2))
     return graph.join(edges, nodes)
 
 

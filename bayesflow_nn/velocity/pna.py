@@ -20,13 +20,13 @@ They are as narrow as edges, so that the memory is linear in the number of weigh
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from bayesflow_nn.velocity.graph_velocity import GraphVelocity, incident
-from bayesflow_nn.velocity.neural_graph import NeuralGraph
+from bayesflow_nn.velocity.layered_graph import LayeredGraph
 from bayesflow_nn.velocity.problem import VelocityProblem
 
 _SMALLEST_VARIANCE = 1e-5  # [C20]: keeps the gradient of a standard deviation finite at zero
@@ -38,7 +38,8 @@ class PNAVelocity(GraphVelocity):
     Parameters
     ----------
     problem : VelocityProblem
-        Its chart must be that of a multilayer perceptron.
+        Its chart must be that of a multilayer perceptron, or of a module with a
+        :class:`~bayesflow_nn.velocity.module_graph.ModuleGraph`.
     node_width, edge_width : int
         Features of nodes and edges; edges are many and should be narrow.
     message_width : int
@@ -48,14 +49,15 @@ class PNAVelocity(GraphVelocity):
     base : {"auto", "affine", "exchangeable"}
         What the graph network refines: the Gaussian approximation of aligned populations, or one
         that no permutation of hidden neurons changes. "auto" is "exchangeable" where the neurons of
-        the population are in no order (a posterior with ``alignment=None``).
+        a population of multilayer perceptrons are in no order (a posterior with
+        ``alignment=None``).
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
 
     Raises
     ------
     ValueError
-        If the chart has no multilayer perceptron, or a parameter is out of range.
+        If the chart has no such network, or a parameter is out of range.
 
     Notes
     -----
@@ -75,10 +77,14 @@ class PNAVelocity(GraphVelocity):
         base: str = "auto",
         node_embeddings: bool = False,
     ) -> None:
-        delta = mean_log_degree(NeuralGraph(problem.chart).sizes)
+
+        def make_gather(graph: LayeredGraph) -> PrincipalAggregation:
+            delta = mean_log_degree(graph.sizes, graph.ends)
+            return PrincipalAggregation(node_width, edge_width, message_width, delta)
+
         super().__init__(
             problem,
-            partial(PrincipalAggregation, node_width, edge_width, message_width, delta),
+            make_gather,
             node_width=node_width,
             edge_width=edge_width,
             n_blocks=n_blocks,
@@ -111,13 +117,15 @@ class PrincipalAggregation(nn.Module):
         )
         self.out = nn.Linear(12 * message_width, node_width)
 
-    def forward(self, edges: list[Tensor], nodes: list[Tensor]) -> list[Tensor]:
-        """Updates of nodes ``(n, n_nodes, node_width)``, one per layer."""
+    def forward(
+        self, edges: list[Tensor], nodes: list[Tensor], ends: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:
+        """Updates of nodes ``(n, n_nodes, node_width)``, one per set."""
         updates = []
         for place, own in enumerate(nodes):
             messages = [
                 self._messages(direction, own, nodes[other], block)
-                for direction, other, block in incident(edges, place)
+                for direction, other, block in incident(edges, ends, place)
             ]
             updates.append(self.out(self._aggregate(torch.cat(messages, dim=2))))
         return updates
@@ -140,19 +148,24 @@ class PrincipalAggregation(nn.Module):
         return torch.cat([statistics, scaler * statistics, statistics / scaler], dim=-1)
 
 
-def mean_log_degree(sizes: list[int]) -> float:
-    """Mean of log(degree + 1) over the nodes of a layered graph.
+def mean_log_degree(sizes: Sequence[int], ends: Sequence[tuple[int, int]]) -> float:
+    """Mean of log(degree + 1) over the nodes of a graph.
 
     Parameters
     ----------
-    sizes : list of int
-        Numbers of nodes of the layers.
+    sizes : sequence of int
+        Numbers of nodes of the sets.
+    ends : sequence of (int, int)
+        Source and target of the blocks of edges.
 
     Examples
     --------
-    >>> mean_log_degree([2, 3])  # two nodes of degree 3, three of degree 2
+    >>> mean_log_degree([2, 3], [(0, 1)])  # two nodes of degree 3, three of degree 2
     1.21...
     """
-    around = zip([0, *sizes[:-1]], sizes, [*sizes[1:], 0], strict=True)
-    logs = [n * math.log(before + after + 1) for before, n, after in around]
+    degrees = [0] * len(sizes)
+    for source, target in ends:
+        degrees[source] += sizes[target]
+        degrees[target] += sizes[source]
+    logs = [n * math.log(degree + 1) for n, degree in zip(sizes, degrees, strict=True)]
     return sum(logs) / sum(sizes)

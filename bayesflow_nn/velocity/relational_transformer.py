@@ -16,7 +16,7 @@ matrices folded into one end. The cost is linear in the number of weights.
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,8 @@ class RelationalTransformer(GraphVelocity):
     Parameters
     ----------
     problem : VelocityProblem
-        Its chart must be that of a multilayer perceptron.
+        Its chart must be that of a multilayer perceptron, or of a module with a
+        :class:`~bayesflow_nn.velocity.module_graph.ModuleGraph`.
     node_width, edge_width : int
         Features of nodes and edges; edges are many and should be narrow.
     n_heads : int
@@ -41,14 +42,15 @@ class RelationalTransformer(GraphVelocity):
     base : {"auto", "affine", "exchangeable"}
         What the graph network refines: the Gaussian approximation of aligned populations, or one
         that no permutation of hidden neurons changes. "auto" is "exchangeable" where the neurons of
-        the population are in no order (a posterior with ``alignment=None``).
+        a population of multilayer perceptrons are in no order (a posterior with
+        ``alignment=None``).
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
 
     Raises
     ------
     ValueError
-        If the chart has no multilayer perceptron, or a parameter is out of range.
+        If the chart has no such network, or a parameter is out of range.
 
     Notes
     -----
@@ -72,7 +74,7 @@ class RelationalTransformer(GraphVelocity):
             raise ValueError(f"n_heads must divide node_width={node_width}, got {n_heads}.")
         super().__init__(
             problem,
-            partial(IncidentAttention, node_width, edge_width, n_heads),
+            lambda _: IncidentAttention(node_width, edge_width, n_heads),
             node_width=node_width,
             edge_width=edge_width,
             n_blocks=n_blocks,
@@ -101,24 +103,26 @@ class IncidentAttention(nn.Module):
             setattr(self, f"edge_{name}", nn.ModuleList(weights))
         self.out = nn.Linear(node_width, node_width)
 
-    def forward(self, edges: list[Tensor], nodes: list[Tensor]) -> list[Tensor]:
-        """Updates of nodes ``(n, n_nodes, node_width)``, one per layer."""
+    def forward(
+        self, edges: list[Tensor], nodes: list[Tensor], ends: Sequence[tuple[int, int]]
+    ) -> list[Tensor]:
+        """Updates of nodes ``(n, n_nodes, node_width)``, one per set."""
         queries, keys, values = (
             [self._heads(layer(own)) for own in nodes]
             for layer in (self.query, self.key, self.value)
         )
         updates = []
         for place, query in enumerate(queries):
-            ends = incident(edges, place)
+            around = incident(edges, ends, place)
             scores = [
                 self._scores(direction, query, keys[other], block)
-                for direction, other, block in ends
+                for direction, other, block in around
             ]
             weights = torch.cat(scores, dim=-1).softmax(-1)
             weights = weights.split([score.shape[-1] for score in scores], dim=-1)
             update = sum(
                 self._gather(direction, weight, values[other], block)
-                for (direction, other, block), weight in zip(ends, weights, strict=True)
+                for (direction, other, block), weight in zip(around, weights, strict=True)
             )
             updates.append(self.out(update.transpose(1, 2).flatten(2)))
         return updates

@@ -58,7 +58,7 @@ def make_model(kind: str, hidden: int) -> tuple[GraphVelocity, Tensor]:
         schedule=GeodesicPath(chart.manifold, 1e-3).schedule,
         generator=generator,
     )
-    return KINDS[kind](problem, base="isotropic"), points * problem.scale
+    return KINDS[kind](problem, base="exchangeable"), points * problem.scale
 
 
 def layered_loss(model: GraphVelocity, x: Tensor) -> Callable[[], Tensor]:
@@ -69,13 +69,13 @@ def layered_loss(model: GraphVelocity, x: Tensor) -> Callable[[], Tensor]:
 
 def dense_loss(model: RelationalTransformer, n: int) -> Callable[[], Tensor]:
     """Loss of the blocks in dense form: nodes attend to all, and all pairs have edges."""
-    first = model.graph.layers[0]
-    sizes = [first.n_in, *(layer.n_out for layer in model.graph.layers)]
+    sizes = model.graph.sizes
     total = sum(sizes)
+    node_width, edge_width = model.time_node.out_features, model.time_edge.out_features
 
     def loss() -> Tensor:
-        nodes = torch.randn(n, total, model.read_node.out_features)
-        pairs = torch.randn(n, total, total, model.read_edge.out_features)
+        nodes = torch.randn(n, total, node_width)
+        pairs = torch.randn(n, total, total, edge_width)
         for block in model.blocks:
             normed = block.edge_norm(pairs)
             edges, start = [], 0

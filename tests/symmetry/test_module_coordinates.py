@@ -48,6 +48,26 @@ def test_functions_and_the_directions_of_channels_are_kept():
     torch.testing.assert_close(first, expected)
 
 
+@pytest.mark.parametrize("geometry", ["product_sphere", "normalized", "euclidean"])
+def test_moving_a_coordinate_moves_the_weight_that_it_is(geometry):
+    weights = random_weights(CNN, 2)
+    chart = WeightChart(CNN, geometry, logit_shift=False).fit(weights)
+    point = chart.to_point(weights)[:1]
+    moved = point + torch.eye(point.shape[1], dtype=torch.float64)
+    changed = chart.to_weights(moved) != chart.to_weights(point)
+    assert torch.equal(changed.sum(1), torch.ones(len(changed), dtype=torch.int64))
+    assert torch.equal(changed.int().argmax(1), chart.weight_order)
+
+
+def test_any_module_has_a_euclidean_chart():
+    architecture = Architecture(modules.LibraryAttention(), example_input=torch.randn(2, 6, 5))
+    weights = random_weights(architecture)
+    chart = WeightChart(architecture, "euclidean", logit_shift=False).fit(weights)
+    torch.testing.assert_close(chart.to_weights(chart.to_point(weights)), weights)
+    expected = (weights - weights.mean(0)) / weights.std(0, correction=0)
+    torch.testing.assert_close(chart.to_point(weights), expected)
+
+
 def test_rescaled_networks_have_one_point():
     weights = random_weights(CNN)
     networks = CNN.unflatten(weights.clone())
@@ -85,8 +105,9 @@ def test_modules_without_scales_and_dead_units_are_refused():
     )
     with pytest.raises(ValueError, match="must have units whose scale is free"):
         WeightChart(gelu, logit_shift=False)
-    with pytest.raises(ValueError, match="logit_shift must be False for Architecture"):
-        WeightChart(CNN)
+    for geometry in ("product_sphere", "euclidean"):
+        with pytest.raises(ValueError, match="logit_shift must be False for Architecture"):
+            WeightChart(CNN, geometry)
     dead = random_weights(CNN)
     dead[1, 18:27] = 0  # the third filter of the first layer
     chart = WeightChart(CNN, logit_shift=False).fit(random_weights(CNN))

@@ -25,7 +25,8 @@ def make_problem(generator):
     def make(architecture, geometry="product_sphere", *, pooled=False, inputs=None, seed=0):
         shape = (N_NETWORKS, architecture.n_weights)
         weights = torch.randn(shape, generator=generator, dtype=torch.float64)
-        chart = WeightChart(architecture, geometry, pooled=pooled).fit(weights)
+        shift = architecture.is_mlp
+        chart = WeightChart(architecture, geometry, logit_shift=shift, pooled=pooled).fit(weights)
         points, manifold = chart.to_point(weights), chart.manifold
         path = GeodesicPath(manifold, SIGMA)
         radii = [

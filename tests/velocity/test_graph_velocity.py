@@ -28,7 +28,8 @@ def make_model(request, generator):
 
     def make(problem, *, trained=True, **options):
         model = GRAPHS[request.param](problem, **options).double().eval()
-        for layer in (model.write_edge, model.write_node) if trained else ():
+        written = (*model.write_edge.values(), *model.write_node.values())
+        for layer in written if trained else ():
             nn.init.normal_(layer.weight, std=0.3, generator=generator)
         return model
 
@@ -44,8 +45,7 @@ def test_coordinates_are_split_and_joined(make_problem, geometry, bias):
     assert graph.n_coordinates == x.shape[1]
     features = graph.split(x.unsqueeze(-1))
     assert [block.shape[1:3] for block in features.edges] == [(5, 4), (6, 5), (2, 6)]
-    again = graph.join([block.squeeze(-1) for block in features.edges], features.nodes[1:])
-    torch.testing.assert_close(again, x)
+    torch.testing.assert_close(graph.join(features.edges, features.nodes), x)
 
 
 def test_permuting_coordinates_is_permuting_neurons():

@@ -11,9 +11,10 @@ from bayesflow_nn.velocity.pna import PrincipalAggregation, mean_log_degree
 from bayesflow_nn.weights import Architecture
 
 SIZES = [4, 5, 6, 2]
+CHAIN = list(itertools.pairwise(range(4)))
 
 
-def node_by_node(model, edges, nodes):
+def node_by_node(model, edges, nodes, ends):
     """Updates of nodes by eq. 5.3-5.4 of the thesis, edge by edge, of one network."""
 
     def message(direction, own, other, edge):
@@ -27,12 +28,13 @@ def node_by_node(model, edges, nodes):
         rows = []
         for i, own in enumerate(layer):
             messages = []
-            if place > 0:
-                for j, other in enumerate(nodes[place - 1]):
-                    messages.append(message(0, own, other, edges[place - 1][i, j]))
-            if place < len(edges):
-                for j, other in enumerate(nodes[place + 1]):
-                    messages.append(message(1, own, other, edges[place][j, i]))
+            for block, (source, target) in zip(edges, ends, strict=True):
+                if target == place:
+                    for j, other in enumerate(nodes[source]):
+                        messages.append(message(0, own, other, block[i, j]))
+                if source == place:
+                    for j, other in enumerate(nodes[target]):
+                        messages.append(message(1, own, other, block[j, i]))
             degree = len(messages)
             of_feature = list(zip(*(message.tolist() for message in messages), strict=True))
             mean = [sum(values) / degree for values in of_feature]
@@ -51,17 +53,21 @@ def node_by_node(model, edges, nodes):
     return updates
 
 
-def test_aggregation_is_that_of_a_loop_over_nodes_and_edges(generator):
+@pytest.mark.parametrize("ends", [CHAIN, [(0, 1), (1, 2), (3, 2), (1, 2), (2, 2)]], ids=str)
+def test_aggregation_is_that_of_a_loop_over_nodes_and_edges(generator, ends):
     model = PrincipalAggregation(node_width=8, edge_width=4, message_width=3, delta=1.7).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, generator=generator)
     edges = [
-        torch.randn(2, n, m, 4, generator=generator).double() for m, n in itertools.pairwise(SIZES)
+        torch.randn(2, SIZES[target], SIZES[source], 4, generator=generator).double()
+        for source, target in ends
     ]
     nodes = [torch.randn(2, n, 8, generator=generator).double() for n in SIZES]
-    updates = model(edges, nodes)
+    updates = model(edges, nodes, ends)
     for network in range(2):
-        expected = node_by_node(model, [e[network] for e in edges], [n[network] for n in nodes])
+        expected = node_by_node(
+            model, [e[network] for e in edges], [n[network] for n in nodes], ends
+        )
         for own, twin in zip(updates, expected, strict=True):
             # The twin's variance, a difference of squares, loses some digits.
             torch.testing.assert_close(own[network], twin, atol=1e-9, rtol=1e-9)
@@ -70,7 +76,10 @@ def test_aggregation_is_that_of_a_loop_over_nodes_and_edges(generator):
 def test_the_scale_of_degrees_is_their_mean_logarithm_over_nodes(make_problem):
     degrees = [5] * 4 + [4 + 6] * 5 + [5 + 2] * 6 + [6] * 2
     expected = sum(math.log(degree + 1) for degree in degrees) / len(degrees)
-    assert mean_log_degree(SIZES) == pytest.approx(expected)
+    assert mean_log_degree(SIZES, CHAIN) == pytest.approx(expected)
+    # Two blocks between the same sets.
+    of_both = (2 * math.log(6 + 1) + 3 * math.log(4 + 1)) / 5
+    assert mean_log_degree([2, 3], [(0, 1), (0, 1)]) == pytest.approx(of_both)
     # Three outputs are two coordinates of each neuron, without the mean over classes.
     model = PNAVelocity(make_problem(Architecture.mlp([4, 5, 6, 3])))
     assert model.blocks[0].gather.delta == pytest.approx(expected)
@@ -81,6 +90,6 @@ def test_equal_messages_have_finite_gradients():
     model = PrincipalAggregation(node_width=8, edge_width=4, message_width=3, delta=1.0)
     edges, nodes = [torch.zeros(1, 2, 3, 4)], [torch.zeros(1, n, 8) for n in (3, 2)]
     edges[0].requires_grad_()
-    sum(update.sum() for update in model(edges, nodes)).backward()
+    sum(update.sum() for update in model(edges, nodes, [(0, 1)])).backward()
     assert edges[0].grad.isfinite().all()
     assert edges[0].grad.any()

@@ -17,10 +17,60 @@ def test_attention_is_that_of_all_incident_pairs(generator):
         torch.randn(3, n, m, 4, generator=generator).double() for n, m in [(5, 4), (6, 5), (2, 6)]
     ]
     nodes = [torch.randn(3, n, 8, generator=generator).double() for n in (4, 5, 6, 2)]
-    for own, expected in zip(
-        attention(edges, nodes), dense_attention(attention, edges, nodes), strict=True
-    ):
+    updates = attention(edges, nodes, [(0, 1), (1, 2), (2, 3)])
+    for own, expected in zip(updates, dense_attention(attention, edges, nodes), strict=True):
         torch.testing.assert_close(own, expected)
+
+
+def node_by_node(attention, edges, nodes, ends):
+    """Updates of nodes by eq. 5.5-5.6 of the thesis, edge by edge, of one network."""
+
+    def project(name, node, direction, edge):
+        projected = getattr(attention, name)(node)
+        projected = projected + getattr(attention, f"edge_{name}")[direction](edge)
+        return projected.unflatten(-1, (attention.n_heads, attention.size))
+
+    updates = []
+    for place, layer in enumerate(nodes):
+        rows = []
+        for i, own in enumerate(layer):
+            around = [
+                (0, other, block[i, j])
+                for block, (source, target) in zip(edges, ends, strict=True)
+                if target == place
+                for j, other in enumerate(nodes[source])
+            ] + [
+                (1, other, block[j, i])
+                for block, (source, target) in zip(edges, ends, strict=True)
+                if source == place
+                for j, other in enumerate(nodes[target])
+            ]
+            q = torch.stack([project("query", own, way, edge) for way, _, edge in around])
+            k, v = (
+                torch.stack([project(name, other, way, edge) for way, other, edge in around])
+                for name in ("key", "value")
+            )
+            weights = ((q * k).sum(-1) / attention.size**0.5).softmax(0)
+            rows.append(attention.out((weights[..., None] * v).sum(0).flatten()))
+        updates.append(torch.stack(rows))
+    return updates
+
+
+def test_blocks_may_be_parallel_and_inside_of_a_set(generator):
+    attention = IncidentAttention(node_width=8, edge_width=4, n_heads=2).double()
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    sizes, ends = [4, 5, 6, 2], [(0, 1), (1, 2), (3, 2), (1, 2), (2, 2)]
+    edges = [
+        torch.randn(2, sizes[target], sizes[source], 4, generator=generator).double()
+        for source, target in ends
+    ]
+    nodes = [torch.randn(2, n, 8, generator=generator).double() for n in sizes]
+    updates = attention(edges, nodes, ends)
+    for network in range(2):
+        own = [e[network] for e in edges], [n[network] for n in nodes]
+        for update, expected in zip(updates, node_by_node(attention, *own, ends), strict=True):
+            torch.testing.assert_close(update[network], expected)
 
 
 def test_heads_divide_the_width_of_nodes(make_problem):

@@ -1,0 +1,148 @@
+"""Coordinates of networks as a graph whose nodes come in sets, joined by dense blocks of edges.
+
+A set of nodes holds the neurons of a layer, or the channels; every edge of a block joins a node of
+one set to a node of another (or of the same one), and there is one for every pair. Edges and nodes
+have features, each of which is one coordinate: the weights between two nodes, the bias of a node.
+Named nodes, inputs and outputs, differ from each other; the others may be permuted (Kofinas et al.
+2024, arXiv 2403.12143).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EdgeBlock:
+    """All edges from one set of nodes to another.
+
+    Attributes
+    ----------
+    source, target : int
+        Places of the sets among those of the graph.
+    index : Tensor of int64, shape (n_out, n_in, n_features)
+        Coordinate of every feature.
+    """
+
+    source: int
+    target: int
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class NodeSet:
+    """Nodes of one layer.
+
+    Attributes
+    ----------
+    index : Tensor of int64, shape (n_nodes, n_features)
+        Coordinate of every feature; nodes may share one.
+    is_named : bool
+        Whether the nodes are inputs or outputs, which have no other order.
+    """
+
+    index: Tensor
+    is_named: bool
+
+
+@dataclass(frozen=True)
+class GraphFeatures:
+    """Edges and nodes of networks.
+
+    Attributes
+    ----------
+    edges : list of Tensor of shape (n, n_out, n_in, n_features)
+        One per block.
+    nodes : list of Tensor of shape (n, n_nodes, n_features)
+        One per set.
+    """
+
+    edges: list[Tensor]
+    nodes: list[Tensor]
+
+
+class LayeredGraph:
+    """Between coordinates of a chart and the features of a graph; kinds of graphs say which.
+
+    Parameters
+    ----------
+    blocks : sequence of EdgeBlock
+    node_sets : sequence of NodeSet
+        Every coordinate is a feature of an edge or of a node.
+
+    Attributes
+    ----------
+    n_coordinates : int
+    """
+
+    def __init__(self, blocks: Sequence[EdgeBlock], node_sets: Sequence[NodeSet]) -> None:
+        self.blocks, self.node_sets = tuple(blocks), tuple(node_sets)
+        indices = [each.index for each in (*blocks, *node_sets)]
+        self._shapes = [tuple(index.shape) for index in indices]
+        self._index = torch.cat([index.flatten() for index in indices])
+        counts = self._index.bincount()
+        self.n_coordinates = len(counts)
+        self._share = 1 / counts[self._index]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of nodes of the sets."""
+        return [len(nodes.index) for nodes in self.node_sets]
+
+    @property
+    def ends(self) -> list[tuple[int, int]]:
+        """Source and target of the blocks."""
+        return [(block.source, block.target) for block in self.blocks]
+
+    def split(self, x: Tensor) -> GraphFeatures:
+        """Features of coordinates ``(n, n_coordinates, n_channels)``.
+
+        Edges and nodes have `n_channels` of them for every coordinate that belongs to them.
+        """
+        n, _, n_channels = x.shape
+        pieces = x.index_select(1, self._index.to(x.device))
+        pieces = pieces.split([torch.Size(shape).numel() for shape in self._shapes], dim=1)
+        features = [
+            piece.reshape(n, *shape[:-1], shape[-1] * n_channels)
+            for piece, shape in zip(pieces, self._shapes, strict=True)
+        ]
+        return GraphFeatures(features[: len(self.blocks)], features[len(self.blocks) :])
+
+    def join(self, edges: Sequence[Tensor], nodes: Sequence[Tensor]) -> Tensor:
+        """Coordinates ``(n, n_coordinates)`` of features; what nodes share is averaged.
+
+        Parameters
+        ----------
+        edges : sequence of Tensor of shape (n, n_out, n_in, n_features)
+        nodes : sequence of Tensor of shape (n, n_nodes, n_features)
+        """
+        values = torch.cat([each.flatten(1) for each in (*edges, *nodes)], dim=1)
+        x = values.new_zeros(len(values), self.n_coordinates)
+        index, share = self._index.to(values.device), self._share.to(values)
+        return x.index_add(1, index, share * values)
+
+    def permute(self, x: Tensor, orders: Sequence[Tensor]) -> Tensor:
+        """Coordinates with nodes in another order.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_coordinates)
+        orders : sequence of Tensor of shape (n_nodes,)
+            One per set without names: node i of the result is node ``order[i]`` of what was given.
+        """
+        given = iter(orders)
+        orders = [
+            torch.arange(size) if nodes.is_named else next(given)
+            for size, nodes in zip(self.sizes, self.node_sets, strict=True)
+        ]
+        features = self.split(x.unsqueeze(-1))
+        edges = [
+            block[:, orders[target]][:, :, orders[source]]
+            for block, (source, target) in zip(features.edges, self.ends, strict=True)
+        ]
+        nodes = [own[:, order] for own, order in zip(features.nodes, orders, strict=True)]
+        return self.join(edges, nodes)
