@@ -55,10 +55,11 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
         ``ceil(n_networks / n_chains)`` each.
     n_chains : int
         Chains of ``population="mcmc"``, and networks trained for them.
-    n_tune : int
-        Steps of every chain before it records, to forget its start and to tune itself.
-    thinning : int
-        Steps from one recorded network to the next.
+    n_tune : int or "auto"
+        Steps of every chain before it records, to forget its start and to tune itself. "auto" is
+        4,000 for up to 5,000 inputs, and half of that for more, where steps take longer.
+    thinning : int or "auto"
+        Steps from one recorded network to the next; "auto" is 16, and 8 for more than 5,000 inputs.
     n_samples : int
         Networks whose predictions are averaged; at most those of the population, if it is averaged.
     average : {"auto", "flow", "population"}
@@ -146,8 +147,8 @@ class FlowBNNClassifier(ClassifierMixin, ClassPredictions):
         batch_size: int = 32,
         n_networks: int = 2000,
         n_chains: int = 10,
-        n_tune: int = 2000,
-        thinning: int = 8,
+        n_tune: int | str = 2000,
+        thinning: int | str = 8,
         n_samples: int = 200,
         average: str = "auto",
         posterior: FlowPosterior | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from bayesflow_nn.estimators.settings import read_steps
 from bayesflow_nn.weights import (
     Architecture,
     Categorical,
@@ -140,8 +141,8 @@ def draw_chains(
         sampler="mclmc",
         init=starts,
         n_draws=-(-estimator.n_networks // estimator.n_chains),
-        n_tune=estimator.n_tune,
-        thinning=estimator.thinning,
+        n_tune=read_steps("n_tune", estimator.n_tune, len(data.X)),
+        thinning=read_steps("thinning", estimator.thinning, len(data.X)),
         prior=estimator.alpha_**-0.5,
         likelihood=known_likelihood(data.loss),
         sampler_options={"energy_variance": _ENERGY_VARIANCE},

@@ -17,12 +17,16 @@ weights of networks that are trained, and one that chains can be drawn from."""
 
 AVERAGES = ("auto", "flow", "population")
 
+MANY_INPUTS = 5000
+"""Inputs beyond which ``"auto"`` halves the steps of chains, each of which evaluates them all."""
+
+STEPS = {"n_tune": 4000, "thinning": 16}
+"""What ``"auto"`` means for the steps of chains on few inputs."""
+
 _COUNTS = {
     "n_networks": 2,
     "n_samples": 1,
     "n_chains": 1,
-    "n_tune": 0,
-    "thinning": 1,
     "max_iter": 1,
     "batch_size": 1,
     "n_iter_no_change": 1,
@@ -44,6 +48,8 @@ def check_settings(parameters: Mapping[str, Any]) -> None:
     """
     for name, low in _COUNTS.items():
         check_integer(name, parameters[name], low)
+    for name in STEPS:
+        read_steps(name, parameters[name], n_inputs=1)
     check_option("population", parameters["population"], tuple(PRECISIONS))
     check_option("average", parameters["average"], AVERAGES)
     for name in ("standardize", "early_stopping", "warm_start"):
@@ -59,6 +65,26 @@ def check_settings(parameters: Mapping[str, Any]) -> None:
                 f"{name} must be a {kind.__name__}, which is copied, or None, got "
                 f"{type(value).__name__}."
             )
+
+
+def read_steps(name: str, value: int | str, n_inputs: int) -> int:
+    """Steps of chains that are meant.
+
+    Parameters
+    ----------
+    name : {"n_tune", "thinning"}
+    value : int or "auto"
+    n_inputs : int
+
+    Examples
+    --------
+    >>> read_steps("n_tune", "auto", 500), read_steps("n_tune", "auto", 50_000)
+    (4000, 2000)
+    """
+    if isinstance(value, str):
+        check_option(name, value, ("auto",))
+        return STEPS[name] if n_inputs <= MANY_INPUTS else STEPS[name] // 2
+    return check_integer(name, value, 0 if name == "n_tune" else 1)
 
 
 def read_precision(alpha: float | str, population: str) -> float:

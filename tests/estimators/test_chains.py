@@ -17,6 +17,7 @@ from bayesflow_nn import (
     sample_population,
     train_population,
 )
+from bayesflow_nn.estimators import settings
 from bayesflow_nn.weights import ConstantNoise, HeteroscedasticNormal
 
 
@@ -146,6 +147,17 @@ def test_the_prior_follows_the_population(line):
     assert FlowBNNRegressor(**FAST | ENSEMBLE).fit(*line).alpha_ == 1e-4
 
 
+@pytest.mark.parametrize(("most", "steps"), [(60, (40, 4)), (59, (20, 2))])
+def test_chains_on_many_inputs_take_half_the_steps(line, monkeypatch, most, steps):
+    monkeypatch.setattr(settings, "MANY_INPUTS", most)
+    monkeypatch.setattr(settings, "STEPS", {"n_tune": 40, "thinning": 4})
+    given, meant = (
+        FlowBNNRegressor(**FAST | CHAINS | {"n_tune": n_tune, "thinning": thinning}).fit(*line)
+        for n_tune, thinning in (steps, ("auto", "auto"))
+    )
+    assert torch.equal(given.population_.weights, meant.population_.weights)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -156,6 +168,7 @@ def test_the_prior_follows_the_population(line):
         ({"n_chains": 0}, ValueError, "n_chains must be an integer of at least 1"),
         ({"n_tune": -1}, ValueError, "n_tune must be an integer of at least 0"),
         ({"thinning": 0}, ValueError, "thinning must be an integer of at least 1"),
+        ({"thinning": "long"}, ValueError, r"thinning must be one of \['auto'\], got 'long'"),
     ],
 )
 def test_bad_parameters_are_named(line, options, error, message):
