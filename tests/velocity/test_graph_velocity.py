@@ -328,6 +328,8 @@ def test_fits_train_compiled_blocks_and_densities_take_plain_ones(velocity, popu
 
 @compiles
 @pytest.mark.slow
+# PyTorch's compiler is made of scripts itself.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 def test_blocks_compiled_to_kernels_give_the_same_outputs(make_problem, make_model, draw_noisy):
     problem = make_problem(DEEP)
     model = make_model(problem, compile=True)
