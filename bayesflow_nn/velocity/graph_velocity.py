@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from bayesflow_nn.symmetry import WeightChart
+from bayesflow_nn.velocity.autocast import bfloat16_products, check_autocast
 from bayesflow_nn.velocity.exchangeable import ExchangeableDenoiser
 from bayesflow_nn.velocity.features import all_features
 from bayesflow_nn.velocity.layered_graph import LayeredGraph
@@ -54,11 +56,17 @@ class GraphVelocity(nn.Module):
         pooled, as it is for multilayer perceptrons without an alignment.
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
+    autocast : bool
+        Whether the blocks multiply in bfloat16, for points in float32. The Gaussian prediction and
+        what is added to it keep the points' own precision; so does all for points in float64.
+    compile : bool
+        Whether the blocks are compiled, at the first call; those of copies and pickles are not.
 
     Raises
     ------
     ValueError
-        If the chart has no such network, or `base` is unknown or not known for it.
+        If the chart has no such network, `base` is unknown or not known for it, or `autocast` is
+        asked for points in float64 or on a device without bfloat16.
     """
 
     def __init__(
@@ -71,8 +79,13 @@ class GraphVelocity(nn.Module):
         n_blocks: int,
         base: str,
         node_embeddings: bool,
+        autocast: bool,
+        compile: bool,
     ) -> None:
         super().__init__()
+        if autocast:
+            check_autocast(problem.points)
+        self.autocast = autocast
         self.graph = make_graph(problem.chart)
         self.base = _make_base(problem, base)
         self.node_embeddings = node_embeddings
@@ -98,13 +111,18 @@ class GraphVelocity(nn.Module):
             nn.init.normal_(parameter, generator=problem.generator)
         for layer in (*self.write_edge.values(), *self.write_node.values()):
             nn.init.zeros_(layer.weight)
+        if compile:
+            # One by one: as they are alike, the first is translated and serves for all.
+            for block in self.blocks:
+                block.compile()
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict the target, ``(n, n_coordinates)``."""
         base = self.base(t, x, condition)
         edges, nodes = self._read(t, torch.stack([x, base.mean], dim=-1), condition)
-        for block in self.blocks:
-            edges, nodes = block(edges, nodes, self.graph.ends)
+        with bfloat16_products(x) if self.autocast else nullcontext():
+            for block in self.blocks:
+                edges, nodes = block(edges, nodes, self.graph.ends)
         return base.mean + base.variance.sqrt() * self._write(edges, nodes)
 
     def _read(

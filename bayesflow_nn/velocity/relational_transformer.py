@@ -46,11 +46,22 @@ class RelationalTransformer(GraphVelocity):
         ``alignment=None``).
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
+    autocast : bool
+        Whether the blocks multiply in bfloat16, for points in float32: for hardware that is faster
+        at it. The Gaussian prediction and what is added to it keep the points' own precision; so
+        does all for points in float64, as in log densities.
+    compile : bool
+        Whether :func:`torch.compile` translates the blocks, at the first call and for every new
+        size of batches. That takes long, and less once the machine remembers it; it needs a C++
+        compiler on CPUs. Training runs the translated blocks; copies of the model, such as the
+        average that a fit keeps, run the plain ones. ``torch.func`` transforms the plain ones too,
+        and after it the model may stay with them: give it a copy.
 
     Raises
     ------
     ValueError
-        If the chart has no such network, or a parameter is out of range.
+        If the chart has no such network, a parameter is out of range, or `autocast` is asked for
+        points in float64 or on a device without bfloat16.
 
     Notes
     -----
@@ -69,6 +80,8 @@ class RelationalTransformer(GraphVelocity):
         n_blocks: int = 3,
         base: str = "auto",
         node_embeddings: bool = False,
+        autocast: bool = False,
+        compile: bool = False,
     ) -> None:
         if node_width % n_heads:
             raise ValueError(f"n_heads must divide node_width={node_width}, got {n_heads}.")
@@ -80,6 +93,8 @@ class RelationalTransformer(GraphVelocity):
             n_blocks=n_blocks,
             base=base,
             node_embeddings=node_embeddings,
+            autocast=autocast,
+            compile=compile,
         )
 
 

@@ -1,20 +1,29 @@
 """Cost of graph velocities: linear in the number of weights, and against dense attention.
 
     python examples/benchmarks/graph_velocity.py [--batch-size 8]
+    python examples/benchmarks/graph_velocity.py --autocast --compile
 
 For networks 784-H-10 a training iteration of the relational transformer and of principal
 neighbourhood aggregation: seconds, operations of matrix products (forward and backward), their
 rate as a fraction of that of large matrix products on this machine, and peak memory beyond the
 start. Then the transformer's blocks in dense form at 784-10-10 and batch size 1: attention and edge
 updates between all pairs of nodes. Every row runs in a process of its own, for its memory.
+
+With `--autocast` or `--compile` instead the models with these options, and with both, beside plain
+ones in the same process: seconds of an iteration and their ratio, seconds of the first two, which
+compile, with an empty cache of kernels and again with a full one, and the ratio of the seconds of a
+fit of 600 iterations.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
+import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,14 +48,19 @@ from bayesflow_nn.velocity import (
 from bayesflow_nn.weights import Architecture
 
 N_REPEATS = 5
+N_ITERATIONS = 600  # of a fit
 KINDS = {"transformer": RelationalTransformer, "pna": PNAVelocity}
+SHAPES = [((784, 10, 10), 8), ((64, 32, 10), 32)]  # networks and sizes of batches
 
 
-def make_model(kind: str, hidden: int) -> tuple[GraphVelocity, Tensor]:
-    """A model for networks 784-hidden-10, and points of such networks."""
-    mlp = Architecture.mlp([784, hidden, 10])
+def make_model(
+    kind: str, sizes: tuple[int, ...], n_networks: int, **options: bool
+) -> tuple[GraphVelocity, Tensor]:
+    """A model for networks of these widths, and points of such networks."""
+    mlp = Architecture.mlp(sizes)
     generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(8, mlp.n_weights, generator=generator)
+    # A chart needs several networks.
+    weights = torch.randn(max(8, n_networks), mlp.n_weights, generator=generator)
     chart = WeightChart(mlp).fit(weights)
     points = chart.to_point(weights)
     problem = VelocityProblem(
@@ -58,7 +72,9 @@ def make_model(kind: str, hidden: int) -> tuple[GraphVelocity, Tensor]:
         schedule=GeodesicPath(chart.manifold, 1e-3).schedule,
         generator=generator,
     )
-    return KINDS[kind](problem, base="exchangeable"), points * problem.scale
+    return KINDS[kind](problem, base="exchangeable", **options), (points * problem.scale)[
+        :n_networks
+    ]
 
 
 def layered_loss(model: GraphVelocity, x: Tensor) -> Callable[[], Tensor]:
@@ -99,20 +115,11 @@ def dense_loss(model: RelationalTransformer, n: int) -> Callable[[], Tensor]:
 def matrix_product_rate() -> float:
     """Operations per second of a large matrix product."""
     a = torch.randn(2048, 2048)
-    seconds = []
-    for _ in range(N_REPEATS):
-        start = time.perf_counter()
-        a @ a
-        seconds.append(time.perf_counter() - start)
-    return 2 * 2048**3 / min(seconds)
+    return 2 * 2048**3 / min(time_of(lambda: a @ a) for _ in range(N_REPEATS))
 
 
-def measure(
-    kind: str, hidden: int, batch_size: int, dense: bool, queue: multiprocessing.Queue
-) -> None:
-    """Seconds, operations and bytes of a training iteration."""
-    model, x = make_model(kind, hidden)
-    loss = dense_loss(model, batch_size) if dense else layered_loss(model, x[:batch_size])
+def make_iteration(model: GraphVelocity, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """A training iteration."""
     optimizer = torch.optim.AdamW(model.parameters())
 
     def iterate() -> None:
@@ -120,27 +127,63 @@ def measure(
         loss().backward()
         optimizer.step()
 
+    return iterate
+
+
+def time_of(function: Callable[[], None]) -> float:
+    """Seconds of a call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure(
+    kind: str, hidden: int, batch_size: int, dense: bool, queue: multiprocessing.Queue
+) -> None:
+    """Seconds, operations and bytes of a training iteration."""
+    model, x = make_model(kind, (784, hidden, 10), batch_size)
+    loss = dense_loss(model, batch_size) if dense else layered_loss(model, x)
+    iterate = make_iteration(model, loss)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     iterate()
     memory = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     with FlopCounterMode(display=False) as counter:
         iterate()
-    seconds = []
-    for _ in range(1 if dense else N_REPEATS):
-        start = time.perf_counter()
-        iterate()
-        seconds.append(time.perf_counter() - start)
-    queue.put((sorted(seconds)[len(seconds) // 2], counter.get_total_flops(), memory))
+    seconds = statistics.median(time_of(iterate) for _ in range(1 if dense else N_REPEATS))
+    queue.put((seconds, counter.get_total_flops(), memory))
+
+
+def measure_options(
+    kind: str,
+    sizes: tuple[int, ...],
+    batch_size: int,
+    options: dict[str, bool],
+    queue: multiprocessing.Queue,
+) -> None:
+    """Seconds of the first two iterations and of later ones: of plain models, and with options."""
+    iterations = []
+    for chosen in ({}, options):
+        model, x = make_model(kind, sizes, batch_size, **chosen)
+        iterations.append(make_iteration(model, layered_loss(model, x)))
+    first = [time_of(iterate) + time_of(iterate) for iterate in iterations]
+    rounds = [[time_of(iterate) for iterate in iterations] for _ in range(3 * N_REPEATS)]
+    queue.put((first, [statistics.median(seconds) for seconds in zip(*rounds, strict=True)]))
+
+
+def call_apart(function: Callable, *args: object) -> tuple:
+    """What a function puts into its queue, in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=function, args=(*args, queue))
+    process.start()
+    result = queue.get()
+    process.join()
+    return result
 
 
 def run(kind: str, hidden: int, batch_size: int, rate: float, dense: bool = False) -> tuple:
     """Measure in a fresh process, and print a row."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=measure, args=(kind, hidden, batch_size, dense, queue))
-    process.start()
-    seconds, operations, memory = queue.get()
-    process.join()
+    seconds, operations, memory = call_apart(measure, kind, hidden, batch_size, dense)
     name = f"784-{hidden}-10, {kind}{', dense, all pairs' if dense else ''}"
     print(
         f"{name:42s}{batch_size:6d}{seconds:10.3f}{operations / 1e9:12.2f}"
@@ -150,11 +193,48 @@ def run(kind: str, hidden: int, batch_size: int, rate: float, dense: bool = Fals
     return seconds / batch_size, memory / batch_size
 
 
+def run_options(kind: str, sizes: tuple[int, ...], batch_size: int, names: list[str]) -> None:
+    """Measure a model with options in fresh processes that share kernels, and print a row."""
+    args = (kind, sizes, batch_size, dict.fromkeys(names, True))
+    fits = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        for _ in range(2 if "compile" in names else 1):
+            first, (plain, seconds) = call_apart(measure_options, *args)
+            total = [own + N_ITERATIONS * s for own, s in zip(first, (plain, seconds), strict=True)]
+            fits.append(f"{first[1]:10.1f}{total[1] / total[0]:10.2f}")
+    name = f"{'-'.join(map(str, sizes))}, {kind}, {' and '.join(names)}"
+    print(
+        f"{name:50s}{batch_size:6d}{plain:10.3f}{seconds:10.3f}{seconds / plain:10.2f}"
+        + "".join(fits),
+        flush=True,
+    )
+
+
+def compare_options(names: list[str]) -> None:
+    """Print the table of models with options."""
+    print(
+        f"{'':50s}{'batch':>6s}{'plain s':>10s}{'s':>10s}{'ratio':>10s}{'first s':>10s}"
+        f"{'fit':>10s}{'again s':>10s}{'fit':>10s}"
+    )
+    chosen = [[name] for name in names] + ([names] if len(names) > 1 else [])
+    for sizes, batch_size in SHAPES:
+        for kind in KINDS:
+            for own in chosen:
+                run_options(kind, sizes, batch_size, own)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--autocast", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
+    names = [name for name in ("autocast", "compile") if getattr(options, name)]
+    if names:
+        compare_options(names)
+        return
     rate = matrix_product_rate()
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s")
     print(f"{'':42s}{'batch':>6s}{'s':>10s}{'GFLOP':>12s}{'of rate':>10s}{'GB':>11s}")

@@ -1,10 +1,15 @@
 """Graph velocities: equivariant, as large as their features alone, the same on other widths."""
 
+import copy
+import dataclasses
 import functools
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.func import jvp, vjp, vmap
 
 from bayesflow_nn import FlowPosterior, WeightPopulation
 from bayesflow_nn.flow import FlowField, GeodesicPath
@@ -20,6 +25,10 @@ GRAPHS = {
     "pna": functools.partial(PNAVelocity, message_width=4, **SMALL),
 }
 DEEP = Architecture.mlp([4, 5, 6, 3])
+compiles = pytest.mark.filterwarnings(
+    # PyTorch's own translation looks at gradients of inputs that are no leaves, and hides this.
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)
 
 
 @pytest.fixture(params=GRAPHS)
@@ -34,6 +43,14 @@ def make_model(request, generator):
         return model
 
     return make
+
+
+@pytest.fixture
+def population():
+    """Forty random networks."""
+    mlp = Architecture.mlp([4, 5, 3])
+    weights = torch.randn(40, mlp.n_weights, generator=torch.Generator().manual_seed(0))
+    return WeightPopulation(weights, architecture=mlp, task="classification")
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -161,11 +178,167 @@ def test_on_other_widths_it_is_the_model_with_the_same_parameters(
     assert torch.equal(model.on(chart)(t, x), other(t, x))
 
 
+@pytest.fixture
+def make_pair(make_problem, make_model):
+    """Make two models in float32 with equal parameters, with autocast and without."""
+
+    def make(architecture=DEEP):
+        problem = make_problem(architecture)
+        problem = dataclasses.replace(
+            problem, points=problem.points.float(), scale=problem.scale.float(), held_out=None
+        )
+        rounded, plain = (make_model(problem, autocast=a).float() for a in (True, False))
+        plain.load_state_dict(rounded.state_dict())
+        return problem, rounded, plain
+
+    return make
+
+
+def test_autocast_rounds_the_refinement_to_bfloat16_and_nothing_else(make_pair, draw_noisy):
+    problem, rounded, plain = make_pair()
+    t, x = (own.float() for own in draw_noisy(problem, n=50))
+    expected = plain(t, x) - plain.base(t, x).mean
+    error = rounded(t, x) - plain(t, x)
+    assert rounded(t, x).dtype == torch.float32
+    # Rounding to 8 binary digits changes a number by up to 2^-9 of itself. On the longest way
+    # through a block lie the inputs and outputs of five products, and what is multiplied or added
+    # between them: some ten roundings, twenty in two blocks, none of which cancels another at
+    # worst. A few roundings in float32 come to 2^-20.
+    ratio = error.norm() / expected.norm()
+    assert 2**-14 < ratio < 20 * 2**-9
+
+
+def test_points_in_float64_are_never_autocast(make_pair, draw_noisy):
+    problem, rounded, plain = make_pair()
+    t, x = draw_noisy(problem)
+    assert torch.equal(rounded.double()(t, x), plain.double()(t, x))
+
+
+def test_gradients_under_autocast_reach_all_parameters(make_pair, draw_noisy):
+    problem, rounded, plain = make_pair()
+    t, x = (own.float() for own in draw_noisy(problem, n=50))
+    for model in (rounded, plain):
+        model(t, x).square().sum().backward()
+    gradients = [parameter.grad for parameter in rounded.parameters()]
+    assert all(gradient.any() and gradient.isfinite().all() for gradient in gradients)
+    found, expected = (
+        torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        for model in (rounded, plain)
+    )
+    # The way back has as many roundings as the way there.
+    assert (found - expected).norm() < 40 * 2**-9 * expected.norm()
+
+
 @pytest.mark.parametrize("velocity", GRAPHS)
-def test_it_is_chosen_by_its_name_and_fits_a_flow(velocity):
-    mlp = Architecture.mlp([4, 5, 3])
-    weights = torch.randn(40, mlp.n_weights, generator=torch.Generator().manual_seed(0))
-    population = WeightPopulation(weights, architecture=mlp, task="classification")
+def test_a_flow_fits_and_samples_under_autocast(velocity, population):
+    rounded, plain = (
+        FlowPosterior(
+            velocity=functools.partial(GRAPHS[velocity], autocast=autocast),
+            max_iter=3,
+            n_steps=2,
+            early_stopping=False,  # keeps what was trained, were it worse than the start
+            random_state=0,
+        ).fit(population)
+        for autocast in (True, False)
+    )
+    samples = rounded.sample(20, random_state=0)
+    expected = plain.sample(20, random_state=0)
+    assert np.isfinite(samples).all()
+    assert not np.array_equal(samples, expected)
+
+
+@pytest.fixture
+def translated(monkeypatch):
+    """Graphs that were translated, and calls of them; a translation is the graph itself."""
+    record = {"graphs": 0, "calls": 0}
+
+    def translate(graph, example_inputs):
+        def run(*args):
+            record["calls"] += 1
+            return graph(*args)
+
+        record["graphs"] += 1
+        return run
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=translate))
+    yield record
+    torch.compiler.reset()
+
+
+@compiles
+def test_compiled_blocks_share_a_graph_and_copies_are_plain(
+    make_problem, make_model, draw_noisy, translated
+):
+    problem = make_problem(DEEP)
+    model = make_model(problem, compile=True)
+    t, x = draw_noisy(problem)
+    plain = copy.deepcopy(model)
+    expected = plain(t, x)
+    assert translated == {"graphs": 0, "calls": 0}
+    torch.testing.assert_close(model(t, x), expected)
+    assert translated == {"graphs": 1, "calls": SMALL["n_blocks"]}
+    restored = pickle.loads(pickle.dumps(model.blocks[0]))
+    assert restored.state_dict().keys() == plain.blocks[0].state_dict().keys()
+    edges, nodes = plain._read(t, torch.stack([x, x], dim=-1), None)
+    restored(edges, nodes, model.graph.ends)
+    assert translated["calls"] == SMALL["n_blocks"]
+
+
+@compiles
+def test_compiled_models_are_differentiated_by_torch_func(
+    make_problem, make_model, draw_noisy, translated
+):
+    problem = make_problem(DEEP)
+    model = make_model(problem, compile=True)
+    t, x = draw_noisy(problem)
+    plain = copy.deepcopy(model)
+    model(t, x)
+    vectors = torch.randn(2, *x.shape, generator=torch.Generator().manual_seed(0)).double()
+    for function in (_pushed, _pulled, _pushed_together):
+        torch.testing.assert_close(function(model, t, x, vectors), function(plain, t, x, vectors))
+
+
+def _pushed(model, t, x, vectors):
+    return jvp(lambda x: model(t, x), (x,), (vectors[0],))[1]
+
+
+def _pulled(model, t, x, vectors):
+    return vjp(lambda x: model(t, x), x)[1](vectors[0])[0]
+
+
+def _pushed_together(model, t, x, vectors):
+    return vmap(lambda vector: jvp(lambda x: model(t, x), (x,), (vector,))[1])(vectors)
+
+
+@compiles
+@pytest.mark.parametrize("velocity", GRAPHS)
+def test_fits_train_compiled_blocks_and_densities_take_plain_ones(velocity, population, translated):
+    posterior = FlowPosterior(
+        velocity=functools.partial(GRAPHS[velocity], compile=True),
+        max_iter=3,
+        n_steps=2,
+        random_state=0,
+    )
+    for n_fits in (1, 2):  # a density between them does not keep the second from it
+        samples = posterior.fit(population).sample(1, random_state=0)
+        assert np.isfinite(posterior.log_prob(samples)).all()
+        assert translated["calls"] == n_fits * 3 * SMALL["n_blocks"]
+
+
+@compiles
+@pytest.mark.slow
+# PyTorch's compiler is made of scripts itself.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_blocks_compiled_to_kernels_give_the_same_outputs(make_problem, make_model, draw_noisy):
+    problem = make_problem(DEEP)
+    model = make_model(problem, compile=True)
+    t, x = draw_noisy(problem)
+    torch.testing.assert_close(model(t, x), copy.deepcopy(model)(t, x))
+
+
+@pytest.mark.parametrize("velocity", GRAPHS)
+def test_it_is_chosen_by_its_name_and_fits_a_flow(velocity, population):
     options = {"max_iter": 3, "n_steps": 2, "random_state": 0}
     posterior = FlowPosterior(velocity=velocity, **options).fit(population)
     assert isinstance(posterior.field_.predictor.model, GRAPHS[velocity].func)
@@ -185,6 +358,8 @@ def test_models_that_tell_neurons_apart_serve_no_other_widths(make_problem, make
 def test_wrong_parameters_and_problems_are_refused(make_problem, make_model):
     with pytest.raises(ValueError, match="base must be one of .*'exchangeable'.*, got 'none'"):
         make_model(make_problem(DEEP), base="none")
+    with pytest.raises(ValueError, match="autocast must be False for points in torch.float64"):
+        make_model(make_problem(DEEP), autocast=True)
     rows = torch.randn(30, 4)
     with pytest.raises(ValueError, match="graph velocities need a multilayer perceptron"):
         NeuralGraph(WeightChart(None, "euclidean").fit(rows))
