@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import torch
 
 from bayesflow_nn import FlowPosterior, WeightPopulation
-from bayesflow_nn.demonstration.comparison import HEADER, N_GENERATED, Comparison
+from bayesflow_nn.demonstration.comparison import HEADER, N_GENERATED, Comparison, Row
 from bayesflow_nn.demonstration.problems import PROBLEMS, Data, load_data, train_networks
 from bayesflow_nn.symmetry.chart import GEOMETRIES
 
@@ -58,8 +58,8 @@ def make_comparison(data: Data, train: WeightPopulation, held_out: WeightPopulat
     return Comparison(data, train, held_out, judge)
 
 
-def print_flow(name: str, posterior: FlowPosterior, comparison: Comparison) -> None:
-    """Fit a flow; print its cost, and rows of its networks and of their average."""
+def print_flow(name: str, posterior: FlowPosterior, comparison: Comparison) -> Row:
+    """Fit a flow; print its cost, the row of its networks, which is returned, and their average."""
     start = time.perf_counter()
     posterior.fit(comparison.train)
     fitted = time.perf_counter()
@@ -67,8 +67,10 @@ def print_flow(name: str, posterior: FlowPosterior, comparison: Comparison) -> N
     seconds = time.perf_counter() - fitted
     n_parameters = sum(p.numel() for p in posterior.field_.predictor.parameters())
     print(f"{name}: {n_parameters:,} parameters, fitted in {fitted - start:.0f} s")
-    print(comparison.network_row("  generated network", weights, seconds))
+    row = comparison.network_row("  generated network", weights, seconds)
+    print(row)
     print(comparison.average_row(f"  average of {N_GENERATED}", weights), flush=True)
+    return row
 
 
 def parse_arguments() -> argparse.Namespace:
