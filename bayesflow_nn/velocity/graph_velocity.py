@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesflow_nn.symmetry import WeightChart
+from bayesflow_nn.velocity.affine import Denoised
 from bayesflow_nn.velocity.autocast import bfloat16_products, check_autocast
 from bayesflow_nn.velocity.exchangeable import ExchangeableDenoiser
 from bayesflow_nn.velocity.features import all_features
@@ -30,9 +31,11 @@ from bayesflow_nn.velocity.layered_graph import LayeredGraph
 from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.module_graph import ModuleGraph
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
+from bayesflow_nn.velocity.probing import ProbeVelocity
 from bayesflow_nn.velocity.problem import VelocityProblem
 from bayesflow_nn.weights.validation import check_option
 
+BASES = ("auto", "affine", "exchangeable", "probe")
 _N_CHANNELS = 2  # of every coordinate: the point, and the prediction to start from
 
 
@@ -50,10 +53,11 @@ class GraphVelocity(nn.Module):
         Features of nodes and edges; edges are many and should be narrow.
     n_blocks : int
         Rounds of updates.
-    base : {"auto", "affine", "exchangeable"}
-        What the graph network refines: the Gaussian approximation of aligned populations, or one
-        that no permutation of hidden neurons changes. "auto" is "exchangeable" if the chart is
-        pooled, as it is for multilayer perceptrons without an alignment.
+    base : {"auto", "affine", "exchangeable", "probe"}
+        What the graph network refines: the Gaussian approximation of aligned populations, one that
+        no permutation of hidden neurons changes, or what :class:`ProbeVelocity` makes of either.
+        "auto" is "exchangeable" if the chart is pooled, as it is for multilayer perceptrons without
+        an alignment, else "affine".
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
     autocast : bool
@@ -118,12 +122,16 @@ class GraphVelocity(nn.Module):
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict the target, ``(n, n_coordinates)``."""
-        base = self.base(t, x, condition)
+        base = self._predict_base(t, x, condition)
         edges, nodes = self._read(t, torch.stack([x, base.mean], dim=-1), condition)
         with bfloat16_products(x) if self.autocast else nullcontext():
             for block in self.blocks:
                 edges, nodes = block(edges, nodes, self.graph.ends)
         return base.mean + base.variance.sqrt() * self._write(edges, nodes)
+
+    def _predict_base(self, t: Tensor, x: Tensor, condition: Tensor | None) -> Denoised:
+        is_probe = isinstance(self.base, ProbeVelocity)
+        return (self.base.denoise if is_probe else self.base)(t, x, condition)
 
     def _read(
         self, t: Tensor, channels: Tensor, condition: Tensor | None
@@ -176,14 +184,18 @@ class GraphVelocity(nn.Module):
         ValueError
             If the model tells hidden neurons apart.
         """
-        if not isinstance(self.base, ExchangeableDenoiser) or self.node_embeddings:
+        gaussian = getattr(self.base, "denoiser", self.base)
+        if not isinstance(gaussian, ExchangeableDenoiser) or self.node_embeddings:
             raise ValueError(
                 "velocity must not tell hidden neurons apart, to serve other widths, got "
                 "base='affine' or node_embeddings=True; leave these options out."
             )
         other = copy.copy(self)
+        other._modules = dict(self._modules)  # `copy` shares it
         other.graph = NeuralGraph(chart)
-        other.base = self.base.on(other.graph)
+        other.base = (
+            self.base.on(other.graph) if self.base is gaussian else self.base.on(other.graph, chart)
+        )
         return other
 
 
@@ -268,7 +280,9 @@ def incident(
 
 def _make_base(problem: VelocityProblem, base: str) -> nn.Module:
     """Gaussian prediction that is refined; see :class:`GraphVelocity`."""
-    check_option("base", base, ("auto", "affine", "exchangeable"))
+    check_option("base", base, BASES)
+    if base == "probe":
+        return ProbeVelocity(problem)
     architecture = problem.chart.architecture
     if base == "exchangeable" and not architecture.is_mlp:
         raise ValueError(

@@ -46,10 +46,11 @@ class PNAVelocity(GraphVelocity):
         Features of messages, two of which there are for every edge.
     n_blocks : int
         Rounds of aggregation and edge updates.
-    base : {"auto", "affine", "exchangeable"}
-        What the graph network refines: the Gaussian approximation of aligned populations, or one
-        that no permutation of hidden neurons changes. "auto" is "exchangeable" where the neurons of
-        a population of multilayer perceptrons are in no order (a posterior with
+    base : {"auto", "affine", "exchangeable", "probe"}
+        What the graph network refines: the Gaussian approximation of aligned populations, one that
+        no permutation of hidden neurons changes, or what the steps of :class:`ProbeVelocity` make
+        of either, which see the function of a network. "auto" is "exchangeable" where the neurons
+        of a population of multilayer perceptrons are in no order (a posterior with
         ``alignment=None``).
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.

@@ -20,6 +20,9 @@ No label and no task loss enters; inputs only say where the probes start: one ha
 networks are least certain, which is where their functions have to be precise.
 """
 
+from __future__ import annotations
+
+import copy
 import math
 from collections.abc import Callable
 
@@ -27,9 +30,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import vjp
 
+from bayesflow_nn.symmetry import WeightChart
 from bayesflow_nn.symmetry.dense_layers import DenseWeights, join_layers, split_layers
+from bayesflow_nn.velocity.affine import Denoised
 from bayesflow_nn.velocity.features import all_features
 from bayesflow_nn.velocity.mlp import initialise
+from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.velocity.problem import VelocityProblem
 
 _RESPONSE_WIDTH = 32
@@ -79,7 +85,10 @@ class ProbeVelocity(nn.Module):
                 f"velocity='probe' needs the architecture of a multilayer perceptron, got "
                 f"{architecture!r}; use velocity='mlp'"
             )
-        self.denoiser = problem.make_denoiser()
+        is_pooled = problem.chart.pooled
+        self.denoiser = (
+            problem.make_exchangeable_denoiser() if is_pooled else problem.make_denoiser()
+        )
         self.n_condition_features = problem.n_condition_features
         self.refinements = nn.ModuleList(
             _Refinement(problem, n_probes) for _ in range(n_refinements)
@@ -87,12 +96,37 @@ class ProbeVelocity(nn.Module):
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict the target, ``(n, n_coordinates)``."""
+        return self.denoise(t, x, condition).mean
+
+    def denoise(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
+        """Predict the target, with the variance of the Gaussian prediction."""
         prediction, variance = self.denoiser(t, x, condition)
         features = all_features(t, condition, self.n_condition_features)
         for refinement in self.refinements:
             step = refinement(features, prediction, variance)
             prediction = prediction + _within_posterior(step, variance)
-        return prediction
+        return Denoised(prediction, variance)
+
+    def on(self, graph: NeuralGraph, chart: WeightChart) -> ProbeVelocity:
+        """Run the same model on networks with other widths, where its Gaussian is exchangeable.
+
+        Parameters
+        ----------
+        graph : NeuralGraph
+            Of `chart`.
+        chart : WeightChart
+            Of networks that differ from those of the problem in the widths of hidden layers alone.
+
+        Returns
+        -------
+        ProbeVelocity
+            With the parameters of this one, not copies.
+        """
+        other = copy.copy(self)
+        other._modules = dict(self._modules)  # `copy` shares it
+        other.denoiser = self.denoiser.on(graph)
+        other.refinements = nn.ModuleList(step.on(chart) for step in self.refinements)
+        return other
 
 
 class _Refinement(nn.Module):
@@ -120,6 +154,19 @@ class _Refinement(nn.Module):
         for layer, value in ((self.log_gain, _INITIAL_GAIN), (self.log_damping, _INITIAL_DAMPING)):
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, math.log(value))
+
+    def on(self, chart: WeightChart) -> _Refinement:
+        """The same step on networks with other widths, whose weights vary as their fan-in asks."""
+        other = copy.copy(self)
+        other._buffers = dict(self._buffers)
+        own, new = (
+            self.weight_variances.new_tensor([layer.n_in for layer in each.architecture.layers])
+            for each in (self.chart, chart)
+        )
+        other.chart = chart
+        other.scale = chart.manifold.unit_scale.to(self.scale)
+        other.weight_variances = self.weight_variances * own / new
+        return other
 
     def forward(self, features: Tensor, x: Tensor, variance: Tensor) -> Tensor:
         weights, pull_to_chart = vjp(lambda x: self.chart.to_weights(x / self.scale), x)

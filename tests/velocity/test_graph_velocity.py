@@ -101,12 +101,13 @@ def test_a_new_model_is_its_base(make_problem, make_model, draw_noisy, base, poo
     torch.testing.assert_close(model(t, x), expected(t, x).mean)
 
 
+@pytest.mark.parametrize("base", ["exchangeable", "probe"])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_it_commutes_with_permutations_of_hidden_neurons(
-    make_problem, make_model, draw_noisy, generator, geometry
+    make_problem, make_model, draw_noisy, generator, geometry, base
 ):
-    problem = make_problem(DEEP, geometry)
-    model = make_model(problem, base="exchangeable")
+    problem = make_problem(DEEP, geometry, pooled=True)
+    model = make_model(problem, base=base)
     t, x = draw_noisy(problem)
     orders = [torch.randperm(n, generator=generator) for n in (5, 6)]
     moved = model(t, model.graph.permute(x, orders))
@@ -176,6 +177,27 @@ def test_on_other_widths_it_is_the_model_with_the_same_parameters(
     t, x = draw_noisy(wide)
     chart = transfer_chart(problem.chart, wide.chart.architecture)
     assert torch.equal(model.on(chart)(t, x), other(t, x))
+
+
+@pytest.mark.parametrize("base", ["exchangeable", "probe"])
+def test_it_stays_what_it_is_when_it_serves_other_widths(
+    make_problem, make_model, draw_noisy, generator, base
+):
+    problem = make_problem(DEEP, pooled=True)
+    wide = make_problem(Architecture.mlp([4, 9, 7, 3]), pooled=True)
+    model = make_model(problem, base=base)
+    t, x = draw_noisy(problem)
+    before = model(t, x)
+    chart = transfer_chart(problem.chart, wide.chart.architecture)
+    other = model.on(chart)
+    assert torch.equal(model(t, x), before)
+    torch.testing.assert_close(other.on(problem.chart)(t, x), before)
+    t, x = draw_noisy(wide)
+    orders = [torch.randperm(n, generator=generator) for n in (9, 7)]
+    moved = other.graph.permute(other(t, x), orders)
+    torch.testing.assert_close(
+        other(t, other.graph.permute(x, orders)), moved, atol=1e-10, rtol=1e-10
+    )
 
 
 @pytest.fixture
