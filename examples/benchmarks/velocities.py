@@ -9,12 +9,13 @@ manifold of aligned networks, so that neurons in another order do not look new.
         [--velocity mlp relational_transformer] [--geometry product_sphere] [--max-iter 600]
 
 "... unaligned" are flows over networks whose neurons are in no order, fitted with
-``alignment=None``. ``--n-networks`` are numbers of networks to learn from, for sample efficiency.
+``alignment=None``; "... on_probe" refines what the steps of "probe" predict. ``--n-networks`` are numbers of networks to learn from, for sample efficiency.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from bayesflow_nn import FlowPosterior, WeightPopulation
 from bayesflow_nn.demonstration.comparison import HEADER, N_GENERATED, Comparison, Row
 from bayesflow_nn.demonstration.problems import PROBLEMS, Data, load_data, train_networks
 from bayesflow_nn.symmetry.chart import GEOMETRIES
+from bayesflow_nn.velocity import RelationalTransformer
 
 N_HELD_OUT = 500
 GRAPH = {"batch_size": 32}
@@ -32,6 +34,11 @@ VELOCITIES = {
     "mlp": {"velocity": "mlp"},
     "probe": {"velocity": "probe"},
     "relational_transformer": {"velocity": "relational_transformer", **GRAPH},
+    "relational_transformer_on_probe": {
+        "velocity": functools.partial(RelationalTransformer, base="probe", n_blocks=2),
+        "time_distribution": "late",
+        "batch_size": 64,
+    },
     "pna": {"velocity": "pna", **GRAPH},
     "relational_transformer_unaligned": {
         "velocity": "relational_transformer",
