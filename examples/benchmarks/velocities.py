@@ -9,7 +9,8 @@ manifold of aligned networks, so that neurons in another order do not look new.
         [--velocity mlp relational_transformer] [--geometry product_sphere] [--max-iter 600]
 
 "... unaligned" are flows over networks whose neurons are in no order, fitted with
-``alignment=None``; "... on_probe" refines what the steps of "probe" predict. ``--n-networks`` are numbers of networks to learn from, for sample efficiency.
+``alignment=None``; "... on_probe" refines what the steps of "probe" predict. ``--n-networks`` are
+numbers of networks to learn from, for sample efficiency.
 """
 
 from __future__ import annotations
