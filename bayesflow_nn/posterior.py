@@ -674,10 +674,7 @@ class FlowPosterior(
             condition=self.training_condition_,
             held_out_condition=held_out_condition,
         )
-        is_pooled = self.chart_.pooled
-        self.gaussian_ = (
-            problem.make_exchangeable_denoiser() if is_pooled else problem.make_denoiser()
-        )
+        self.gaussian_ = problem.make_gaussian()
         trainer = FlowTrainer(
             path,
             StandardSource(manifold),

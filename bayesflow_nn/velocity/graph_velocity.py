@@ -187,8 +187,8 @@ class GraphVelocity(nn.Module):
         gaussian = getattr(self.base, "denoiser", self.base)
         if not isinstance(gaussian, ExchangeableDenoiser) or self.node_embeddings:
             raise ValueError(
-                "velocity must not tell hidden neurons apart, to serve other widths, got "
-                "base='affine' or node_embeddings=True; leave these options out."
+                "velocity must not tell hidden neurons apart, to serve other widths, got an affine "
+                "base or node_embeddings=True; leave these options out and fit with alignment=None."
             )
         other = copy.copy(self)
         other._modules = dict(self._modules)  # `copy` shares it
@@ -289,9 +289,12 @@ def _make_base(problem: VelocityProblem, base: str) -> nn.Module:
             f"base must be 'affine' for {architecture!r}, got 'exchangeable': the Gaussian that no "
             f"permutation changes is known for multilayer perceptrons alone."
         )
-    if base == "exchangeable" or (base == "auto" and problem.chart.pooled):
-        return problem.make_exchangeable_denoiser()
-    return problem.make_denoiser()
+    makers = {
+        "auto": problem.make_gaussian,
+        "affine": problem.make_denoiser,
+        "exchangeable": problem.make_exchangeable_denoiser,
+    }
+    return makers[base]()
 
 
 def _for_counts(counts: Iterable[int], make: Callable[[int], nn.Module]) -> nn.ModuleDict:

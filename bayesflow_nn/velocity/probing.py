@@ -85,10 +85,7 @@ class ProbeVelocity(nn.Module):
                 f"velocity='probe' needs the architecture of a multilayer perceptron, got "
                 f"{architecture!r}; use velocity='mlp'"
             )
-        is_pooled = problem.chart.pooled
-        self.denoiser = (
-            problem.make_exchangeable_denoiser() if is_pooled else problem.make_denoiser()
-        )
+        self.denoiser = problem.make_gaussian()
         self.n_condition_features = problem.n_condition_features
         self.refinements = nn.ModuleList(
             _Refinement(problem, n_probes) for _ in range(n_refinements)

@@ -71,6 +71,10 @@ class VelocityProblem:
         """Closed-form affine prediction that no permutation of hidden neurons changes."""
         return ExchangeableDenoiser(NeuralGraph(self.chart), *self._scaled_points(), self.schedule)
 
+    def make_gaussian(self) -> AffineDenoiser | ConditionalDenoiser | ExchangeableDenoiser:
+        """Closed-form prediction that suits the chart: exchangeable where it pools neurons."""
+        return self.make_exchangeable_denoiser() if self.chart.pooled else self.make_denoiser()
+
     def _scaled_points(self) -> tuple[Tensor, Tensor | None]:
         held_out = None if self.held_out is None else self.held_out * self.scale
         return self.points * self.scale, held_out
