@@ -15,8 +15,6 @@ equal. :func:`bayesflow_nn.diversity.pairwise_jsd` compares input by input.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -47,7 +45,7 @@ def output_density_jsd(
         grows: compare only values of one bandwidth.
     chunk_size : int
         Output vectors whose densities are computed at once, which bounds the memory beyond the
-        result's ``n_networks * n_references * n_inputs`` log densities: ``chunk_size * n_inputs``
+        result's ``n_networks * n_references * n_inputs`` densities: ``chunk_size * n_inputs``
         kernels for every network. Time grows with the square of ``n_networks * n_inputs``.
 
     Returns
@@ -74,38 +72,64 @@ def output_density_jsd(
     p = check_probabilities("proba", proba)
     q = p if reference is None else check_probabilities("reference", reference)
     check_same_inputs(p, q)
-    p, q = p.double() / bandwidth, q.double() / bandwidth
-    log_p_at_q = _log_densities(p, q, chunk_size)
+    p, q = _lift(p.double() / bandwidth), _lift(q.double() / bandwidth)
     if reference is None:
-        log_q_at_p = log_p_at_q
-        own_p = own_q = log_p_at_q.diagonal().T
+        p_at_q = q_at_p = _own_densities(p, chunk_size)
+        own_p = own_q = p_at_q.diagonal().T
     else:
-        log_q_at_p = _log_densities(q, p, chunk_size)
+        p_at_q, q_at_p = _cross_densities(p, q, chunk_size)
         own_p, own_q = (
-            torch.cat([_log_densities(cloud[None], cloud[None], chunk_size)[0] for cloud in clouds])
+            torch.cat([_own_densities(cloud[None], chunk_size)[0] for cloud in clouds])
             for clouds in (p, q)
         )
-    jsd = _half(own_p[:, None], log_q_at_p.swapaxes(0, 1)) + _half(own_q, log_p_at_q)
+    jsd = _half(own_p[:, None], q_at_p.swapaxes(0, 1)) + _half(own_q, p_at_q)
     # Rounding may leave equal clouds just below zero.
     return jsd.clamp_min(0)
 
 
-def _log_densities(clouds: Tensor, points: Tensor, chunk_size: int) -> Tensor:
-    """Log densities of every cloud at the points of every other, ``(n, m, n_inputs)``.
+def _own_densities(clouds: Tensor, chunk_size: int) -> Tensor:
+    """Densities of every cloud at the points of every other, ``(n, n, n_inputs)``."""
+    n, n_inputs, _ = clouds.shape
+    densities = clouds.new_zeros(n, n, n_inputs)
+    for index, cloud in enumerate(clouds):
+        for rows in torch.arange(n_inputs).split(chunk_size):
+            kernels = _kernels(clouds[index:], cloud[rows])
+            densities[index, index:] += kernels.sum(1)
+            densities[index + 1 :, index, rows] = kernels[1:].sum(-1)
+    return densities
 
-    In units of the bandwidth, and up to a constant that all share and the divergence does not see.
+
+def _cross_densities(p: Tensor, q: Tensor, chunk_size: int) -> tuple[Tensor, Tensor]:
+    """Densities of every p at the points of every q, ``(n, m, n_inputs)``, and of q at those of p.
+
+    A kernel serves both.
     """
-    squares = clouds.square().sum(-1)[:, None] / 2
-    # |x - y|² / 2 = |x|² / 2 + |y|² / 2 - x·y: one matrix product per chunk of points y.
-    values = [
-        torch.baddbmm(-squares, y.expand(len(clouds), -1, -1), clouds.mT).logsumexp(-1)
-        - y.square().sum(-1) / 2
-        for y in points.flatten(0, 1).split(chunk_size)
-    ]
-    return torch.cat(values, 1).view(len(clouds), *points.shape[:2])
+    n, m, n_inputs = len(p), *q.shape[:2]
+    p_at_q, q_at_p = p.new_empty(n, m, n_inputs), p.new_zeros(m, n, n_inputs)
+    for index, cloud in enumerate(q):
+        for rows in torch.arange(n_inputs).split(chunk_size):
+            kernels = _kernels(p, cloud[rows])
+            p_at_q[:, index, rows] = kernels.sum(-1)
+            q_at_p[index] += kernels.sum(1)
+    return p_at_q, q_at_p
 
 
-def _half(log_own: Tensor, log_other: Tensor) -> Tensor:
+def _lift(x: Tensor) -> Tensor:
+    """Append 1 and -|x|² / 2: with two entries swapped, a product is the exponent of a kernel."""
+    return torch.cat([x, torch.ones_like(x[..., :1]), x.square().sum(-1, keepdim=True) / -2], -1)
+
+
+def _kernels(clouds: Tensor, points: Tensor) -> Tensor:
+    """Kernels between points and every point of every cloud, ``(n, n_points, n_inputs)``.
+
+    Of height one: the divergence sees no common factor. A cloud has a density of at least one at
+    its own points, so that kernels of another that underflow there change nothing.
+    """
+    swapped = torch.cat([points[:, :-2], points[:, -1:], points[:, -2:-1]], -1)
+    # x·y - |x|² / 2 - |y|² / 2 = -|x - y|² / 2
+    return (swapped @ clouds.mT).exp_()
+
+
+def _half(own: Tensor, other: Tensor) -> Tensor:
     """One of the two sums, over the last dimension."""
-    log_mixture = torch.logaddexp(log_own, log_other) - math.log(2)
-    return (log_own - log_mixture).mean(-1) / 2
+    return (2 * own / (own + other)).log().mean(-1) / 2

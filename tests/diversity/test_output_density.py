@@ -39,8 +39,8 @@ def test_every_pair_is_that_of_a_loop(with_reference):
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_chunks_change_nothing_and_narrow_kernels_do_not_underflow():
-    """At a bandwidth of 0.01 most kernels are below the smallest float: only logarithms are left.
+def test_chunks_and_kernels_that_underflow_change_nothing():
+    """At a bandwidth of 0.01 most kernels are below the smallest float, and those add nothing.
 
     Clouds that do not overlap are log 2 apart.
     """
