@@ -17,7 +17,13 @@ from torch import Tensor
 
 from bayesflow_nn.calibration import expected_calibration_error, negative_log_likelihood
 from bayesflow_nn.demonstration.problems import Data
-from bayesflow_nn.diversity import NoveltyReport, gaussian_baseline, noise_baseline
+from bayesflow_nn.diversity import (
+    NoveltyReport,
+    gaussian_baseline,
+    noise_baseline,
+    novelty_report,
+    spread,
+)
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.predictive import network_scores, predict_proba
 from bayesflow_nn.weights import WeightPopulation
@@ -83,6 +89,8 @@ class Comparison:
         self.data, self.posterior = data, posterior
         self.train, self.held_out = train, held_out
         self.generated: dict[float, Tensor] = {}
+        self._training_points = posterior.training_points_ * posterior.unit_scale_
+        self._held_out_points = self._to_points(held_out.weights)
 
     def network_row(self, name: str, weights: Tensor, seconds: float | None = None) -> Row:
         """Means over networks taken alone."""
@@ -132,14 +140,13 @@ class Comparison:
     def noise_row(self) -> Row:
         """Training networks with as much noise as puts them as far away as generated networks."""
         start = time.perf_counter()
-        scale = self.posterior.unit_scale_
         points = noise_baseline(
-            self.posterior.training_points_ * scale,
+            self._training_points,
             N_GENERATED,
             nearest_distance=self._novelty(self.generated[1.0]).generated_distance.mean().item(),
             generator=torch.Generator().manual_seed(0),
         )
-        weights = self._to_weights(points / scale)
+        weights = self._to_weights(points / self.posterior.unit_scale_)
         return self.network_row("training network + noise", weights, time.perf_counter() - start)
 
     def _tempered(self, tau: float) -> Tensor:
@@ -151,9 +158,10 @@ class Comparison:
 
     def _tau_of(self, dispersion: float) -> float:
         """Temperature of the Gaussian of this dispersion: not the same on spheres, which bend."""
+        target = dispersion * spread(self._held_out_points).mean().item()
 
         def excess(tau: float) -> float:
-            return self._novelty(self._tempered(tau)).dispersion - dispersion
+            return spread(self._to_points(self._tempered(tau))).mean().item() - target
 
         return (
             _LARGEST_TAU if excess(_LARGEST_TAU) < 0 else brentq(excess, 0, _LARGEST_TAU, xtol=1e-3)
@@ -162,7 +170,12 @@ class Comparison:
     def _novelty(self, weights: Tensor) -> NoveltyReport:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the table itself shows what shrinks
-            return self.posterior.novelty(self.held_out, generated=weights)
+            return novelty_report(
+                self._to_points(weights), self._training_points, self._held_out_points
+            )
+
+    def _to_points(self, weights: Tensor) -> Tensor:
+        return self.posterior.to_points(weights) * self.posterior.unit_scale_
 
     def _to_weights(self, points: Tensor) -> Tensor:
         chart = self.posterior.chart_

@@ -9,7 +9,7 @@ from bayesflow_nn.diversity.baselines import (
 from bayesflow_nn.diversity.disagreement import disagreement, q_statistic
 from bayesflow_nn.diversity.functional import max_iou, pairwise_jsd
 from bayesflow_nn.diversity.neighbours import Neighbours, nearest_neighbours
-from bayesflow_nn.diversity.novelty import NoveltyReport, novelty_report
+from bayesflow_nn.diversity.novelty import NoveltyReport, novelty_report, spread
 from bayesflow_nn.diversity.output_density import output_density_jsd
 from bayesflow_nn.diversity.report import (
     DiversityReport,
@@ -41,4 +41,5 @@ __all__ = [
     "q_statistic",
     "resampling_baseline",
     "set_distances",
+    "spread",
 ]

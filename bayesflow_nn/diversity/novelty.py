@@ -162,8 +162,8 @@ def novelty_report(
         held_out_distance=far.distances,
         generated_nearest=near.indices,
         held_out_nearest=far.indices,
-        generated_spread=_spread(generated, distance, centre),
-        held_out_spread=_spread(held_out, distance, centre),
+        generated_spread=spread(generated, distance, centre),
+        held_out_spread=spread(held_out, distance, centre),
         log_density_gap=log_prob and _log_density_gap(log_prob, training, held_out),
     )
     _check_comparable(report)
@@ -171,9 +171,29 @@ def novelty_report(
     return report
 
 
-def _spread(
-    points: Tensor, distance: Distance | None, centre: Callable[[Tensor], Tensor] | None
+def spread(
+    points: Tensor,
+    distance: Distance | None = None,
+    centre: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
+    """Distance of every point to the mean of its set, as if that were known.
+
+    Parameters
+    ----------
+    points : Tensor of shape (n, n_coordinates)
+    distance, centre : callable, optional
+        As in `novelty_report`.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        Times the root of n / (n - 1), since the mean of n points lies nearer to them.
+
+    Examples
+    --------
+    >>> spread(torch.tensor([[0.0], [2.0]]))
+    tensor([1.4142, 1.4142], dtype=torch.float64)
+    """
     middle = points.mean(0, dtype=torch.float64) if centre is None else centre(points)
     n = len(points)
     return (distance or euclidean)(points, middle) * (n / (n - 1)) ** 0.5
