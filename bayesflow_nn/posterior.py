@@ -265,7 +265,7 @@ class FlowPosterior(
         n_iter_no_change: int = 6,
         condition_dropout: float = 0.1,
         solver: str = "midpoint",
-        n_steps: int = 32,
+        n_steps: int = 16,
         time_grid: str = "uniform",
         density_solver: str = "rk4",
         tolerance: float = 1e-5,
