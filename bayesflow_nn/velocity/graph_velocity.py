@@ -36,6 +36,7 @@ from bayesflow_nn.velocity.problem import VelocityProblem
 from bayesflow_nn.weights.validation import check_option
 
 BASES = ("auto", "affine", "exchangeable", "probe")
+Base = str | Callable[[VelocityProblem], ProbeVelocity]
 _N_CHANNELS = 2  # of every coordinate: the point, and the prediction to start from
 
 
@@ -53,11 +54,12 @@ class GraphVelocity(nn.Module):
         Features of nodes and edges; edges are many and should be narrow.
     n_blocks : int
         Rounds of updates.
-    base : {"auto", "affine", "exchangeable", "probe"}
+    base : {"auto", "affine", "exchangeable", "probe"} or callable
         What the graph network refines: the Gaussian approximation of aligned populations, one that
         no permutation of hidden neurons changes, or what :class:`ProbeVelocity` makes of either.
         "auto" is "exchangeable" if the chart is pooled, as it is for multilayer perceptrons without
-        an alignment, else "affine".
+        an alignment, else "affine". A callable makes a `ProbeVelocity` of the problem, for other
+        numbers than its own: ``functools.partial(ProbeVelocity, n_probes=256)``.
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
     autocast : bool
@@ -69,8 +71,8 @@ class GraphVelocity(nn.Module):
     Raises
     ------
     ValueError
-        If the chart has no such network, `base` is unknown or not known for it, or `autocast` is
-        asked for points in float64 or on a device without bfloat16.
+        If the chart has no such network, `base` is unknown, not known for it or makes something
+        else, or `autocast` is asked for points in float64 or on a device without bfloat16.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class GraphVelocity(nn.Module):
         node_width: int,
         edge_width: int,
         n_blocks: int,
-        base: str,
+        base: Base,
         node_embeddings: bool,
         autocast: bool,
         compile: bool,
@@ -278,11 +280,16 @@ def incident(
     return found
 
 
-def _make_base(problem: VelocityProblem, base: str) -> nn.Module:
-    """Gaussian prediction that is refined; see :class:`GraphVelocity`."""
+def _make_base(problem: VelocityProblem, base: Base) -> nn.Module:
+    """Prediction that is refined; see :class:`GraphVelocity`."""
+    if callable(base) or base == "probe":
+        made = ProbeVelocity(problem) if base == "probe" else base(problem)
+        if not isinstance(made, ProbeVelocity):
+            raise ValueError(
+                f"base must make a ProbeVelocity if it is callable, got {type(made).__name__}."
+            )
+        return made
     check_option("base", base, BASES)
-    if base == "probe":
-        return ProbeVelocity(problem)
     architecture = problem.chart.architecture
     if base == "exchangeable" and not architecture.is_mlp:
         raise ValueError(

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.graph_velocity import GraphVelocity, incident
+from bayesflow_nn.velocity.graph_velocity import Base, GraphVelocity, incident
 from bayesflow_nn.velocity.layered_graph import LayeredGraph
 from bayesflow_nn.velocity.problem import VelocityProblem
 
@@ -46,12 +46,13 @@ class PNAVelocity(GraphVelocity):
         Features of messages, two of which there are for every edge.
     n_blocks : int
         Rounds of aggregation and edge updates.
-    base : {"auto", "affine", "exchangeable", "probe"}
+    base : {"auto", "affine", "exchangeable", "probe"} or callable
         What the graph network refines: the Gaussian approximation of aligned populations, one that
         no permutation of hidden neurons changes, or what the steps of :class:`ProbeVelocity` make
         of either, which see the function of a network. "auto" is "exchangeable" where the neurons
         of a population of multilayer perceptrons are in no order (a posterior with
-        ``alignment=None``).
+        ``alignment=None``). A callable makes a `ProbeVelocity` of the problem, for other numbers
+        than its own: ``functools.partial(ProbeVelocity, n_probes=256)``.
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
     autocast : bool
@@ -86,7 +87,7 @@ class PNAVelocity(GraphVelocity):
         edge_width: int = 8,
         message_width: int = 16,
         n_blocks: int = 3,
-        base: str = "auto",
+        base: Base = "auto",
         node_embeddings: bool = False,
         autocast: bool = False,
         compile: bool = False,

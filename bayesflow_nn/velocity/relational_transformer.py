@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.graph_velocity import GraphVelocity, incident
+from bayesflow_nn.velocity.graph_velocity import Base, GraphVelocity, incident
 from bayesflow_nn.velocity.problem import VelocityProblem
 
 
@@ -39,12 +39,13 @@ class RelationalTransformer(GraphVelocity):
         Divides `node_width`.
     n_blocks : int
         Rounds of attention and edge updates.
-    base : {"auto", "affine", "exchangeable", "probe"}
+    base : {"auto", "affine", "exchangeable", "probe"} or callable
         What the graph network refines: the Gaussian approximation of aligned populations, one that
         no permutation of hidden neurons changes, or what the steps of :class:`ProbeVelocity` make
         of either, which see the function of a network. "auto" is "exchangeable" where the neurons
         of a population of multilayer perceptrons are in no order (a posterior with
-        ``alignment=None``).
+        ``alignment=None``). A callable makes a `ProbeVelocity` of the problem, for other numbers
+        than its own: ``functools.partial(ProbeVelocity, n_probes=256)``.
     node_embeddings : bool
         Whether hidden nodes have embeddings too; the model then commutes with no permutation.
     autocast : bool
@@ -79,7 +80,7 @@ class RelationalTransformer(GraphVelocity):
         edge_width: int = 8,
         n_heads: int = 4,
         n_blocks: int = 3,
-        base: str = "auto",
+        base: Base = "auto",
         node_embeddings: bool = False,
         autocast: bool = False,
         compile: bool = False,

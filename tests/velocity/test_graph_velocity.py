@@ -14,7 +14,13 @@ from torch.func import jvp, vjp, vmap
 from bayesflow_nn import FlowPosterior, WeightPopulation
 from bayesflow_nn.flow import FlowField, GeodesicPath
 from bayesflow_nn.symmetry import WeightChart, transfer_chart
-from bayesflow_nn.velocity import PNAVelocity, RelationalTransformer, UnitVariance
+from bayesflow_nn.velocity import (
+    MLPVelocity,
+    PNAVelocity,
+    ProbeVelocity,
+    RelationalTransformer,
+    UnitVariance,
+)
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.weights import Architecture
 
@@ -377,7 +383,18 @@ def test_models_that_tell_neurons_apart_serve_no_other_widths(make_problem, make
         make_model(problem, **options).on(problem.chart)
 
 
+def test_a_callable_makes_the_base(make_problem, make_model, draw_noisy):
+    problem = make_problem(DEEP, pooled=True)
+    make_base = functools.partial(ProbeVelocity, n_probes=7, n_refinements=2)
+    model = make_model(problem, trained=False, base=make_base)
+    assert [step.probes.shape for step in model.base.refinements] == [(7, 4), (7, 4)]
+    t, x = draw_noisy(problem)
+    torch.testing.assert_close(model(t, x), model.base(t, x))
+
+
 def test_wrong_parameters_and_problems_are_refused(make_problem, make_model):
+    with pytest.raises(ValueError, match="base must make a ProbeVelocity .*, got MLPVelocity"):
+        make_model(make_problem(DEEP), base=MLPVelocity)
     with pytest.raises(ValueError, match="base must be one of .*'exchangeable'.*, got 'none'"):
         make_model(make_problem(DEEP), base="none")
     with pytest.raises(ValueError, match="autocast must be False for points in torch.float64"):
