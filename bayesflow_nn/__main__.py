@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     flow_rows = {t: _print_rows(comparison.flow_rows(t))[0] for t in TEMPERATURES}
     _print_rows([comparison.noise_row()])
     frontier = _print_rows([comparison.gaussian_row(tau) for tau in FRONTIER])
-    findings = investigate(comparison)
+    findings = investigate(comparison, flow_rows[1.0].seconds)
     for paragraph in write_report(findings, data.y_test, train_seconds):
         print(f"\n{paragraph}", flush=True)
     _print_importance(posterior, data)

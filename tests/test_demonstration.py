@@ -30,7 +30,7 @@ def paragraphs():
             "training networks": PredictiveCurve(
                 np.array([1, 4, 16]), np.array([0.3, 0.2, 0.1]), np.zeros(3)
             ),
-            "generated": PredictiveCurve(np.array([1, 200]), np.array([0.5, 0.15]), np.zeros(2)),
+            "generated": PredictiveCurve(np.array([1, 100]), np.array([0.5, 0.15]), np.zeros(2)),
         },
         sureness={
             "generated": Sureness(
@@ -82,7 +82,7 @@ def test_detection_ranks_shuffled_inputs_against_usual_ones(paragraphs):
 def test_worth_is_read_from_the_curve_of_trained_networks(paragraphs):
     text = " ".join(paragraphs["size"].split())
     # Half way between 4 and 16 networks in the logarithm; 2 seconds for them, 8 for the 16.
-    assert "equivalent of 200 generated networks (0.1500) is 8 trained ones; 16 have 0.1" in text
+    assert "equivalent of 100 generated networks (0.1500) is 8 trained ones; 16 have 0.1" in text
     assert "That is 4 per second of generating, where training makes 2 per second." in text
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesflow_nn.arviz_record import population_record
-from bayesflow_nn.demonstration.comparison import Comparison
+from bayesflow_nn.demonstration.comparison import N_GENERATED, Comparison
 from bayesflow_nn.diversity import DiversityReport
 from bayesflow_nn.inference_data import compare
 from bayesflow_nn.predictive import (
@@ -28,9 +27,6 @@ from bayesflow_nn.weights.training_data import spread_rows
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-N_AVERAGED = 200
-"""Networks in an average of generated ones, and of held-out trained ones beside it."""
 
 
 class Sureness(NamedTuple):
@@ -70,7 +66,7 @@ class Findings(NamedTuple):
     comparison : DataFrame
         Leave-one-out cross-validation on the training data, of the same two sets.
     sample_seconds : float
-        To generate `N_AVERAGED` networks.
+        To generate the networks.
     """
 
     averages: dict[str, Tensor]
@@ -81,19 +77,17 @@ class Findings(NamedTuple):
     sample_seconds: float
 
 
-def investigate(comparison: Comparison) -> Findings:
-    """Generate `N_AVERAGED` networks and find out how they predict."""
+def investigate(comparison: Comparison, sample_seconds: float) -> Findings:
+    """Find out how the networks predict that the flow generated at temperature 1."""
     data, train, posterior = comparison.data, comparison.train, comparison.posterior
-    start = time.perf_counter()
-    generated = torch.as_tensor(posterior.sample(N_AVERAGED, random_state=2))
-    seconds = time.perf_counter() - start
+    generated = comparison.generated[1.0]
     sets = {
-        "held-out trained": spread_rows(comparison.held_out.weights, N_AVERAGED),
+        "held-out trained": spread_rows(comparison.held_out.weights, N_GENERATED),
         "generated": generated,
     }
     averaged = {
         f"deep ensemble of {len(train)}": train.weights,
-        f"average of {N_AVERAGED} generated": generated,
+        f"average of {N_GENERATED} generated": generated,
     }
     curves = {"training networks": train.weights, "generated": generated}
     return Findings(
@@ -113,11 +107,10 @@ def investigate(comparison: Comparison) -> Findings:
             data.y_test,
             held_out=comparison.held_out,
             generated=generated,
-            n_samples=N_AVERAGED,
             random_state=0,
         ),
         _cross_validate(comparison, sets),
-        seconds,
+        sample_seconds,
     )
 
 

@@ -13,7 +13,8 @@ from bayesflow_nn.calibration import (
     classwise_calibration_error,
     negative_log_likelihood,
 )
-from bayesflow_nn.demonstration.findings import N_AVERAGED, Findings, Sureness
+from bayesflow_nn.demonstration.comparison import N_GENERATED
+from bayesflow_nn.demonstration.findings import Findings, Sureness
 from bayesflow_nn.predictive import deep_ensemble_equivalent, detection
 
 _SCORES = ("max probability", "entropy", "mutual information")
@@ -100,7 +101,7 @@ def _about_size(findings: Findings, train_seconds: float) -> str:
     seconds = findings.sample_seconds
     return (
         f"An average of generated networks, by size (nats)\n\n{generated}\n\n"
-        f"The deep-ensemble equivalent of {N_AVERAGED} generated networks ({nll:.4f}) is {more}"
+        f"The deep-ensemble equivalent of {N_GENERATED} generated networks ({nll:.4f}) is {more}"
         f"{worth:.0f} trained ones; {n_trained}\nhave {trained.nll[-1]:.4f}. That is {more}"
         f"{worth / seconds:.0f} per second of generating, where training makes "
         f"{n_trained / train_seconds:.0f}\nper second. Fitting the flow is not counted."
