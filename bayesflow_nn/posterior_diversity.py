@@ -73,7 +73,7 @@ class DiversityMethods:
                 f"needs at least 2; or raise validation_fraction."
             )
         if generated is None:
-            generated = self.sample(n_samples, random_state=random_state)
+            generated = torch.as_tensor(self.sample(n_samples, random_state=random_state))
         unseen = self.held_out_points_ if held_out is None else self.to_points(held_out)
         sets = (self.to_points(generated), self.training_points_, unseen)
         report = novelty_report(*(points * self.unit_scale_ for points in sets))
@@ -121,7 +121,7 @@ class DiversityMethods:
         n = check_integer("n_samples", n_samples, low=2)
         seed = draw_seed(random_state)
         if generated is None:
-            generated = self.sample(n, random_state=seed)
+            generated = torch.as_tensor(self.sample(n, random_state=seed))
         unseen = self.held_out_points_ if held_out is None else self.to_points(held_out)
         points = {
             "training": self.training_points_,

@@ -224,10 +224,13 @@ def read_weights(
                 f"over {architecture!r}; one posterior holds one architecture."
             )
         weights = weights.weights
-    if isinstance(weights, Tensor):
-        weights = weights.detach().cpu().numpy()
+    is_tensor = isinstance(weights, Tensor)
+    array = weights.numpy(force=True) if is_tensor else weights
     dtypes = [np.float64, np.float32]
-    rows = validate_data(posterior, weights, reset=reset, dtype=dtypes, ensure_all_finite=False)
+    with warnings.catch_warnings():
+        if is_tensor:  # which cannot have the names that are missed
+            warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
+        rows = validate_data(posterior, array, reset=reset, dtype=dtypes, ensure_all_finite=False)
     # A copy: torch has no read-only tensors, and NumPy arrays may be read-only.
     dtype = torch.float32 if reset else torch.float64
     tensor = torch.tensor(rows, dtype=dtype, device=posterior.device)

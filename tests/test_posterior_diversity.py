@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pandas import DataFrame
 
 from bayesflow_nn import Architecture, FlowPosterior, train_population
 from bayesflow_nn.diversity import max_iou, set_distances
@@ -93,3 +94,15 @@ def test_sure_and_wrong_is_not_infinitely_wrong(posterior):
     row = posterior.diversity(far, Y, generated=weights, n_samples=20, random_state=3).rows
     # Weights go through the chart and back in float32.
     assert row["generated"].nll == pytest.approx(-of_label.mean().item(), rel=1e-4)
+
+
+def test_names_of_columns_are_not_missed_where_there_can_be_none(population):
+    """Own samples, populations and tensors; an array is told, as scikit-learn does."""
+    frame = DataFrame(population.weights.numpy()).rename(columns=str)
+    options = {"geometry": "euclidean", "velocity": "mlp", "max_iter": 2, "random_state": 0}
+    posterior = FlowPosterior(**options).fit(frame)
+    assert posterior.novelty(n_samples=2).novelty > 0
+    posterior.to_points(population)
+    posterior.to_points(population.weights)
+    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+        posterior.to_points(population.weights.numpy())
