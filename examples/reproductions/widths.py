@@ -1,12 +1,14 @@
 """A flow over networks of one width, sampled at another ([E25] 7.3.4, Table 7.4).
 
 A graph velocity that tells no hidden neurons apart, on top of steps that see the functions of
-networks (``base="probe"``), learns from 784-10-10 networks trained on MNIST. Its samples are
-networks 784-10-10, and 784-32-10 networks, none of which it has seen. Accuracy and loss on the test
-images, mean and standard deviation over networks; beside them trained networks of both widths.
+networks at 256 inputs, learns from 784-10-10 networks trained on MNIST. Its samples are networks
+784-10-10, and 784-32-10 networks, none of which it has seen. Accuracy and loss on the test images,
+mean and standard deviation over networks; beside them trained networks of both widths. Rounds of
+attention (``--n-blocks``) more than double the time of an iteration.
 
     python examples/reproductions/widths.py --data FOLDER [--geometry product_sphere ...]
-        [--velocity relational_transformer] [--n-networks 150] [--max-iter 600]
+        [--velocity relational_transformer] [--n-networks 800] [--max-iter 1500]
+        [--n-blocks 0]
 
 FOLDER holds ``mnist.npz``, with arrays X_train, y_train, X_test and y_test.
 """
@@ -25,12 +27,13 @@ from images import Images, load_images
 from bayesflow_nn import Architecture, FlowPosterior, WeightPopulation, train_population
 from bayesflow_nn.predictive import network_scores
 from bayesflow_nn.symmetry.chart import GEOMETRIES
-from bayesflow_nn.velocity import PNAVelocity, RelationalTransformer
+from bayesflow_nn.velocity import PNAVelocity, ProbeVelocity, RelationalTransformer
 
 NARROW, WIDE = Architecture.mlp([784, 10, 10]), Architecture.mlp([784, 32, 10])
 N_SAMPLES, N_TRAINED = 100, 50
 VELOCITIES = {"relational_transformer": RelationalTransformer, "pna": PNAVelocity}
-SIZE = {"base": "probe", "n_blocks": 1, "node_width": 32, "edge_width": 4}
+BASE = functools.partial(ProbeVelocity, n_probes=256)
+SIZE = {"base": BASE, "node_width": 32, "edge_width": 4}
 
 
 def train(architecture: Architecture, data: Images, n_networks: int) -> WeightPopulation:
@@ -44,6 +47,7 @@ def train(architecture: Architecture, data: Images, n_networks: int) -> WeightPo
         batch_size=128,
         learning_rate=3e-3,
         weight_decay=1e-4,
+        init="kaiming",
         minibatches="shared",
         random_state=0,
         verbose=True,
@@ -82,8 +86,9 @@ def parse_arguments() -> argparse.Namespace:
         choices=list(VELOCITIES),
         default="relational_transformer",
     )
-    parser.add_argument("--n-networks", type=int, default=150)
-    parser.add_argument("--max-iter", type=int, default=600)
+    parser.add_argument("--n-networks", type=int, default=800)
+    parser.add_argument("--max-iter", type=int, default=1500)
+    parser.add_argument("--n-blocks", type=int, default=0)
     return parser.parse_args()
 
 
@@ -104,12 +109,14 @@ def main() -> None:
         start = time.perf_counter()
         posterior = FlowPosterior(
             geometry=geometry,
-            velocity=functools.partial(VELOCITIES[options.velocity], **SIZE),
+            velocity=functools.partial(
+                VELOCITIES[options.velocity], n_blocks=options.n_blocks, **SIZE
+            ),
             alignment=None,
             max_iter=options.max_iter,
             batch_size=32,
+            learning_rate=1.5e-3,
             time_distribution="late",
-            n_steps=16,
             random_state=0,
             verbose=True,
         ).fit(narrow)
