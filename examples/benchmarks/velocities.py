@@ -40,6 +40,13 @@ VELOCITIES = {
         "time_distribution": "late",
         "batch_size": 64,
     },
+    "relational_transformer_on_probe_unaligned": {
+        "velocity": functools.partial(RelationalTransformer, base="probe", n_blocks=1),
+        "alignment": None,
+        "time_distribution": "late",
+        "batch_size": 128,
+        "n_iter_no_change": 25,
+    },
     "pna": {"velocity": "pna", **GRAPH},
     "relational_transformer_unaligned": {
         "velocity": "relational_transformer",
