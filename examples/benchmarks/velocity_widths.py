@@ -5,7 +5,7 @@ learns for the same number of iterations from networks whose neurons are in no o
 but the graph network can tell what a Gaussian misses. Data, split and population are those of
 ``python -m bayesflow_nn``; scores are means over one hundred generated networks, on test data.
 
-    python examples/benchmarks/velocity_widths.py [--dataset iris] [--n-networks 2000]
+    python examples/benchmarks/velocity_widths.py [--dataset breast_cancer] [--n-networks 2000]
         [--geometry product_sphere] [--max-iter 600] [--output velocity_widths.png]
 """
 
@@ -63,7 +63,7 @@ def draw_figure(rows: dict[str, list[Row]], trained: Row, path: Path) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", choices=list(PROBLEMS), default="breast_cancer")
+    parser.add_argument("--dataset", choices=list(PROBLEMS), default="iris")
     parser.add_argument("--n-networks", type=int, default=2000)
     parser.add_argument("--geometry", choices=GEOMETRIES, nargs="+", default=list(GEOMETRIES))
     parser.add_argument("--max-iter", type=int, default=600)
