@@ -56,7 +56,8 @@ def draw_figure(rows: dict[str, list[Row]], trained: Row, path: Path) -> None:
         axes.set_xticks(WIDTHS, [str(width) for width in WIDTHS])
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
-    panels[1].legend(frameon=False, fontsize=8)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncol=len(names), frameon=False)
     figure.savefig(path, dpi=150)
 
 
