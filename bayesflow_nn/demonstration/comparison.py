@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -89,8 +90,6 @@ class Comparison:
         self.data, self.posterior = data, posterior
         self.train, self.held_out = train, held_out
         self.generated: dict[float, Tensor] = {}
-        self._training_points = posterior.training_points_ * posterior.unit_scale_
-        self._held_out_points = self._to_points(held_out.weights)
 
     def network_row(self, name: str, weights: Tensor, seconds: float | None = None) -> Row:
         """Means over networks taken alone."""
@@ -173,6 +172,14 @@ class Comparison:
             return novelty_report(
                 self._to_points(weights), self._training_points, self._held_out_points
             )
+
+    @cached_property
+    def _training_points(self) -> Tensor:
+        return self.posterior.training_points_ * self.posterior.unit_scale_
+
+    @cached_property
+    def _held_out_points(self) -> Tensor:
+        return self._to_points(self.held_out.weights)
 
     def _to_points(self, weights: Tensor) -> Tensor:
         return self.posterior.to_points(weights) * self.posterior.unit_scale_

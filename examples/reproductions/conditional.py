@@ -8,7 +8,6 @@ relative to the networks of the same task.
 
     python examples/reproductions/conditional.py --data FOLDER [--hidden 10] [--n-networks 400]
         [--n-epochs 5] [--geometry product_sphere] [--max-iter 600] [--n-steps 600]
-        [--velocity mlp --no-early-stopping]
 
 FOLDER holds ``mnist.npz`` and ``fashion_mnist.npz``, each with arrays X_train, y_train, X_test and
 y_test.
@@ -120,12 +119,6 @@ def main() -> None:
     parser.add_argument("--geometry", default="product_sphere", choices=GEOMETRIES)
     parser.add_argument("--max-iter", type=int, default=600)
     parser.add_argument("--n-steps", type=int, default=600, help="guided steps after t = 1")
-    parser.add_argument("--velocity", default="auto", choices=("auto", "probe", "mlp"))
-    parser.add_argument(
-        "--no-early-stopping",
-        action="store_true",
-        help="train to the end, where the flow may have come to copy its networks: see novelty",
-    )
     options = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)  # the table itself shows what shrinks
     architecture = Architecture.mlp([784, *options.hidden, 10])
@@ -136,12 +129,7 @@ def main() -> None:
     ]
     seen = join([split.train for split in splits])
     posterior = FlowPosterior(
-        geometry=options.geometry,
-        velocity=options.velocity,
-        max_iter=options.max_iter,
-        early_stopping=not options.no_early_stopping,
-        random_state=0,
-        verbose=True,
+        geometry=options.geometry, max_iter=options.max_iter, random_state=0, verbose=True
     )
     start = time.perf_counter()
     posterior.fit(seen, np.repeat(TASKS, [len(split.train) for split in splits]))
