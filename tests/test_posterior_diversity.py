@@ -97,11 +97,15 @@ def test_sure_and_wrong_is_not_infinitely_wrong(posterior):
 
 
 def test_names_of_columns_are_not_missed_where_there_can_be_none(population):
-    """Own samples, populations and tensors; an array is told, as scikit-learn does."""
+    """Own samples, populations and tensors; an array is told, as scikit-learn does.
+
+    Warnings are errors, so that calls which end have given none.
+    """
     frame = DataFrame(population.weights.numpy()).rename(columns=str)
     options = {"geometry": "euclidean", "velocity": "mlp", "max_iter": 2, "random_state": 0}
-    posterior = FlowPosterior(**options).fit(frame)
-    assert posterior.novelty(n_samples=2).novelty > 0
+    posterior = FlowPosterior(architecture=MLP, task="classification", **options).fit(frame)
+    posterior.novelty(n_samples=2)
+    posterior.diversity(X, n_samples=2)
     posterior.to_points(population)
     posterior.to_points(population.weights)
     with pytest.warns(UserWarning, match="X does not have valid feature names"):

@@ -172,7 +172,7 @@ def novelty_report(
 
 
 def spread(
-    points: Tensor,
+    points: ArrayLike | Tensor,
     distance: Distance | None = None,
     centre: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -180,7 +180,8 @@ def spread(
 
     Parameters
     ----------
-    points : Tensor of shape (n, n_coordinates)
+    points : array or Tensor of shape (n, n_coordinates)
+        At least two.
     distance, centre : callable, optional
         As in `novelty_report`.
 
@@ -189,11 +190,17 @@ def spread(
     Tensor of shape (n,)
         Times the root of n / (n - 1), since the mean of n points lies nearer to them.
 
+    Raises
+    ------
+    ValueError
+        If points are fewer than two or not finite.
+
     Examples
     --------
     >>> spread(torch.tensor([[0.0], [2.0]]))
     tensor([1.4142, 1.4142], dtype=torch.float64)
     """
+    points = check_points("points", points, at_least=2)
     middle = points.mean(0, dtype=torch.float64) if centre is None else centre(points)
     n = len(points)
     return (distance or euclidean)(points, middle) * (n / (n - 1)) ** 0.5

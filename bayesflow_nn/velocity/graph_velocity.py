@@ -195,9 +195,7 @@ class GraphVelocity(nn.Module):
         other = copy.copy(self)
         other._modules = dict(self._modules)  # `copy` shares it
         other.graph = NeuralGraph(chart)
-        other.base = (
-            self.base.on(other.graph) if self.base is gaussian else self.base.on(other.graph, chart)
-        )
+        other.base = self.base.on(other.graph if self.base is gaussian else chart)
         return other
 
 

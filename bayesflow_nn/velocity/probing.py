@@ -104,13 +104,11 @@ class ProbeVelocity(nn.Module):
             prediction = prediction + _within_posterior(step, variance)
         return Denoised(prediction, variance)
 
-    def on(self, graph: NeuralGraph, chart: WeightChart) -> ProbeVelocity:
+    def on(self, chart: WeightChart) -> ProbeVelocity:
         """Run the same model on networks with other widths, where its Gaussian is exchangeable.
 
         Parameters
         ----------
-        graph : NeuralGraph
-            Of `chart`.
         chart : WeightChart
             Of networks that differ from those of the problem in the widths of hidden layers alone.
 
@@ -121,7 +119,7 @@ class ProbeVelocity(nn.Module):
         """
         other = copy.copy(self)
         other._modules = dict(self._modules)  # `copy` shares it
-        other.denoiser = self.denoiser.on(graph)
+        other.denoiser = self.denoiser.on(NeuralGraph(chart))
         other.refinements = nn.ModuleList(step.on(chart) for step in self.refinements)
         return other
 

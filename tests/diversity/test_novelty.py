@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bayesflow_nn.diversity import gaussian_baseline, novelty_report
+from bayesflow_nn.diversity import gaussian_baseline, novelty_report, spread
 
 N_COORDINATES = 40
 
@@ -144,3 +144,13 @@ def test_bad_input_is_named(training, held_out, change, match):
 def test_held_out_networks_that_were_trained_on_are_refused(training):
     with pytest.raises(ValueError, match="held_out must not consist of training networks"):
         novelty_report(_networks(5, 2), training, training[:20])
+
+
+def test_spread_is_that_around_the_unknown_mean():
+    """Squared, its mean over sets of any size is the total variance of the law, here 40."""
+    points = torch.randn(4000, 3, N_COORDINATES, generator=torch.Generator().manual_seed(0))
+    squares = torch.stack([spread(three).square().mean() for three in points])
+    # Four standard errors of a mean over sets; without the factor it would be 40 * 2 / 3.
+    assert abs(squares.mean().item() - 40) < 4 * squares.std().item() / len(points) ** 0.5
+    with pytest.raises(ValueError, match="points must have shape .* at least 2 points"):
+        spread(points[0, :1])
