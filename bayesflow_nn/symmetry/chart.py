@@ -35,7 +35,7 @@ class WeightChart:
       the Euclidean rest.
     - ``geometry="normalized"``: the same coordinates in a Euclidean space; directions are
       multiplied by the root of their dimension, for about unit variance, and not standardised.
-      `project` puts them back on their spheres.
+      `project` puts them back on their spheres, and keeps the function.
     - ``geometry="euclidean"``: the weights as they are, standardised. Needs no symmetry, and with
       ``architecture=None`` no network: it standardises the columns of any array. With a `reducer`
       a point holds the principal components of the standardised columns ([DWF]).
@@ -294,23 +294,24 @@ class WeightChart:
         return self._subspace.log_residual(point)
 
     def project(self, point: Tensor) -> Tensor:
-        """Points with every direction back on its sphere; Euclidean coordinates are kept.
+        """Points of the same networks with every direction back on its sphere; differentiable.
+
+        A row off its sphere is a neuron of another scale, which moves to the next layer, as
+        `to_point` moves it. The function stays ("sphere" keeps its arg max), where cutting every
+        row to length would scale some neurons and not others.
 
         Parameters
         ----------
-        point : Tensor of shape (..., n_coordinates)
+        point : Tensor of shape (n_networks, n_coordinates)
 
         Returns
         -------
-        Tensor of shape (..., n_coordinates)
+        Tensor of shape (n_networks, n_coordinates)
         """
-        standardisation, canonical = self._fitted_standardisation(), self.canonical_manifold
-        if not canonical.sphere_mask.any():
+        standardisation, coordinates = self._fitted_standardisation(), self._known_coordinates()
+        if not coordinates.manifold.n_spheres:
             return point
-        scale = standardisation.scale.to(point)
-        projected = canonical.projx(point)
-        on_sphere = canonical.sphere_mask.to(point.device)
-        return torch.where(on_sphere, projected / scale, projected)
+        return standardisation.to_point(coordinates.encode(self._decode(point)))
 
     def log_abs_det(self) -> float:
         r"""Log volume of the canonical coordinates per volume of the points, in nats.

@@ -197,20 +197,36 @@ def test_a_single_network_can_be_fitted():
     assert (chart.state["scale"] == 1).all()
 
 
-def test_project_restores_directions_and_leaves_the_rest():
+@pytest.mark.parametrize("geometry", ["product_sphere", "normalized"])
+@pytest.mark.parametrize("output_layer", OUTPUT_LAYERS)
+def test_project_restores_directions_and_keeps_the_function(geometry, output_layer):
+    chart = fitted(geometry=geometry, output_layer=output_layer)
     generator = torch.Generator().manual_seed(0)
-    for geometry in GEOMETRIES:
-        chart = fitted(geometry=geometry)
-        points = torch.randn(6, chart.manifold.n_coordinates, generator=generator).double()
-        projected = chart.project(points)
-        torch.testing.assert_close(chart.project(projected), projected)
-        rows = chart.to_weights(projected)[:, :35].reshape(6, 7, 5)
-        if geometry == "euclidean":
-            assert torch.equal(projected, points)
-            continue
-        torch.testing.assert_close(rows.norm(dim=-1), torch.ones(6, 7).double())
-        euclidean = ~fitted().manifold.sphere_mask
-        assert torch.equal(projected[:, euclidean], points[:, euclidean])
+    points = torch.randn(6, chart.manifold.n_coordinates, generator=generator).double()
+    projected = chart.project(points)
+    torch.testing.assert_close(chart.project(projected), projected)
+    before, after = chart.to_weights(points), chart.to_weights(projected)
+    rows = after[:, :35].reshape(6, 7, 5)
+    torch.testing.assert_close(rows.norm(dim=-1), torch.ones(6, 7).double())
+    X = random_inputs(chart.architecture)
+    logits = [chart.architecture.apply(weights, X) for weights in (before, after)]
+    if output_layer == "sphere":
+        assert torch.equal(logits[0].argmax(-1), logits[1].argmax(-1))
+    else:
+        torch.testing.assert_close(logits[0].softmax(-1), logits[1].softmax(-1))
+
+
+@pytest.mark.parametrize("geometry", ["product_sphere", "normalized"])
+def test_project_is_differentiable(geometry):
+    chart = fitted(geometry=geometry)
+    point = torch.randn(2, chart.manifold.n_coordinates, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(chart.project, (point.double().requires_grad_(),))
+
+
+def test_nothing_is_projected_where_there_is_no_sphere():
+    chart = fitted(geometry="euclidean")
+    points = torch.randn(6, chart.manifold.n_coordinates, dtype=torch.float64)
+    assert torch.equal(chart.project(points), points)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
