@@ -34,6 +34,22 @@ def test_points_lead_back_to_canonical_weights(architecture, geometry):
     torch.testing.assert_close(chart.project(point), point)
 
 
+def test_project_restores_directions_and_keeps_the_function():
+    weights = random_weights(CNN)
+    chart = WeightChart(CNN, "normalized", logit_shift=False).fit(weights)
+    generator = torch.Generator().manual_seed(1)
+    points = chart.to_point(weights)
+    points = points + 0.3 * torch.randn(points.shape, generator=generator, dtype=torch.float64)
+    projected = chart.project(points)
+    canonical = projected * chart.fixed_scale.nan_to_num(nan=1.0)
+    sphere = chart.canonical_manifold.sphere_mask
+    on_manifold = chart.canonical_manifold.projx(canonical)
+    torch.testing.assert_close(canonical[:, sphere], on_manifold[:, sphere])
+    X = IMAGE.double()
+    before, after = (CNN.apply(chart.to_weights(p), X) for p in (points, projected))
+    torch.testing.assert_close(after, before)
+
+
 def test_functions_and_the_directions_of_channels_are_kept():
     weights = random_weights(CNN)
     chart = WeightChart(CNN, logit_shift=False).fit(weights)
