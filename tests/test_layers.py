@@ -22,6 +22,7 @@ LAYERS = [
         "posterior_densities",
         "posterior_predictions",
         "posterior_diversity",
+        "posterior_sampling",
         "posterior_transfer",
         "stacking",
     },
