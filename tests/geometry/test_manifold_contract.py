@@ -1,7 +1,5 @@
 """The contract of a manifold, for every manifold the library has."""
 
-import math
-
 import pytest
 import torch
 
@@ -134,5 +132,6 @@ def test_leading_dimensions_broadcast(manifold, points):
     logs = manifold.logmap(x[:3, None], y[:4])
     assert logs.shape == (3, 4, x.shape[-1])
     torch.testing.assert_close(logs[2, 1], manifold.logmap(x[2], y[1]))
-    assert manifold.dist(x[:3, None], y[:4]).shape == (3, 4)
-    assert math.isclose(manifold.dist(x[:3, None], y[:4])[2, 1], manifold.dist(x[2], y[1]))
+    distances = manifold.dist(x[:3, None], y[:4])
+    assert distances.shape == (3, 4)
+    torch.testing.assert_close(distances[2, 1], manifold.dist(x[2], y[1]))
