@@ -87,9 +87,9 @@ def test_a_lower_temperature_is_less_dispersed(fast):
         points(fast, fast.sample(50, random_state=0, temperature=t)).std(0).mean()
         for t in (1.0, 0.5, 0.0)
     )
-    # Shorter directions spread again when they are put on their spheres; a deviation over all
-    # coordinates of 50 networks strays by about 2 %.
-    assert narrow < 0.9 * wide
+    # In flat space directions become shorter, and on their spheres, with the biases divided by
+    # their norms, they spread again; a deviation over all coordinates of 50 networks strays by 2 %.
+    assert narrow < (0.9 if fast.geometry == "normalized" else 0.8) * wide
     assert none < 1e-5
 
 
