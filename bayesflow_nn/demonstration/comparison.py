@@ -127,7 +127,7 @@ class Comparison:
         label = "" if temperature == 1 else f", T = {temperature:g}"
         alone = self.network_row(f"generated network{label}", weights, seconds)
         average = self.average_row(f"average of {N_GENERATED} generated{label}", weights, seconds)
-        return [alone, average, self.gaussian_row(self._tau_of(alone.dispersion))]
+        return [alone, average, self.matched_gaussian_row(alone.dispersion)]
 
     def gaussian_row(self, tau: float) -> Row:
         """Networks of the tempered Gaussian: mean + tau x Gaussian fit."""
@@ -135,6 +135,10 @@ class Comparison:
         weights = self._tempered(tau)
         seconds = time.perf_counter() - start
         return self.network_row(f"tempered Gaussian, tau {tau:.2f}", weights, seconds)
+
+    def matched_gaussian_row(self, dispersion: float) -> Row:
+        """Networks of the tempered Gaussian that are as spread out."""
+        return self.gaussian_row(self._tau_of(dispersion))
 
     def noise_row(self) -> Row:
         """Training networks with as much noise as puts them as far away as generated networks."""

@@ -1,12 +1,14 @@
 """Velocity models side by side: networks of flows that differ in nothing else.
 
 Data, split and population are those of ``python -m bayesflow_nn``; chains that no flow sees judge
-the networks. One hundred generated networks of every flow: accuracy, NLL and calibration of each
-alone and of their average, novelty and dispersion. All novelties are taken on the canonical
-manifold of aligned networks, so that neurons in another order do not look new.
+the networks. One hundred generated networks of every flow and temperature: accuracy, NLL and
+calibration of each alone and of their average, novelty and dispersion; beside them the tempered
+Gaussian of equal dispersion. All novelties are taken on the canonical manifold of aligned networks,
+so that neurons in another order do not look new.
 
     python examples/benchmarks/velocities.py [--dataset digits] [--n-networks 100 300]
         [--velocity mlp relational_transformer] [--geometry product_sphere] [--max-iter 600]
+        [--temperature 1 0.9]
 
 "... unaligned" are flows over networks whose neurons are in no order, fitted with
 ``alignment=None``; "... on_probe" refines what the steps of "probe" predict. ``--n-networks`` are
@@ -19,7 +21,7 @@ import argparse
 import functools
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -73,18 +75,33 @@ def make_comparison(data: Data, train: WeightPopulation, held_out: WeightPopulat
     return Comparison(data, train, held_out, judge)
 
 
-def print_flow(name: str, posterior: FlowPosterior, comparison: Comparison) -> Row:
-    """Fit a flow; print its cost, the row of its networks, which is returned, and their average."""
+def print_flow(
+    name: str,
+    posterior: FlowPosterior,
+    comparison: Comparison,
+    temperatures: Sequence[float] = (1.0,),
+) -> Row:
+    """Fit a flow; print its cost and the rows of its networks; the first is returned."""
     start = time.perf_counter()
     posterior.fit(comparison.train)
-    fitted = time.perf_counter()
-    weights = torch.as_tensor(posterior.sample(N_GENERATED, random_state=1))
-    seconds = time.perf_counter() - fitted
     n_parameters = sum(p.numel() for p in posterior.field_.predictor.parameters())
-    print(f"{name}: {n_parameters:,} parameters, fitted in {fitted - start:.0f} s")
-    row = comparison.network_row("  generated network", weights, seconds)
+    seconds = time.perf_counter() - start
+    print(f"{name}: {n_parameters:,} parameters, fitted in {seconds:.0f} s")
+    rows = [print_networks(posterior, comparison, each) for each in temperatures]
+    return rows[0]
+
+
+def print_networks(posterior: FlowPosterior, comparison: Comparison, temperature: float) -> Row:
+    """Networks of one temperature alone, which are returned, their average, and their Gaussian."""
+    start = time.perf_counter()
+    weights = torch.as_tensor(
+        posterior.sample(N_GENERATED, random_state=1, temperature=temperature)
+    )
+    seconds = time.perf_counter() - start
+    row = comparison.network_row(f"  generated network, T = {temperature:g}", weights, seconds)
     print(row)
-    print(comparison.average_row(f"  average of {N_GENERATED}", weights), flush=True)
+    print(comparison.average_row(f"  average of {N_GENERATED}", weights))
+    print(comparison.matched_gaussian_row(row.dispersion), flush=True)
     return row
 
 
@@ -96,6 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--geometry", choices=GEOMETRIES, nargs="+", default=list(GEOMETRIES))
     parser.add_argument("--velocity", choices=list(VELOCITIES), nargs="+", default=list(VELOCITIES))
     parser.add_argument("--max-iter", type=int, default=600)
+    parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
     return parser.parse_args()
 
 
@@ -117,7 +135,7 @@ def main() -> None:
                     verbose=True,
                     **VELOCITIES[velocity],
                 )
-                print_flow(f"{geometry}, {velocity}", posterior, comparison)
+                print_flow(f"{geometry}, {velocity}", posterior, comparison, options.temperature)
 
 
 if __name__ == "__main__":
