@@ -180,7 +180,7 @@ class FlowPosterior(
         Points of the networks that were fitted and of the chains held out, for `novelty`.
     training_condition_ : Tensor of shape (n_networks, n_features) or None
         Features of the conditions of the networks that were fitted.
-    gaussian_ : AffineDenoiser, ConditionalDenoiser or ExchangeableDenoiser
+    gaussian_ : GaussianDenoiser
         Gaussian approximation, in coordinates of unit variance; guidance takes its covariance.
     centre_ : Tensor of shape (n_coordinates,)
         Mean of the points that were fitted, towards which a low `temperature` draws.

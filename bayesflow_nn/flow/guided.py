@@ -11,7 +11,7 @@ from torch import Tensor
 from bayesflow_nn.flow.field import FlowField
 from bayesflow_nn.flow.guidance import Guidance, Objective
 from bayesflow_nn.flow.ode import check_finite
-from bayesflow_nn.velocity import AffineDenoiser, ConditionalDenoiser, ExchangeableDenoiser
+from bayesflow_nn.velocity.gaussian import GaussianDenoiser
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Setting:
         Points ``(n, n_coordinates)`` to weights ``(n, n_weights)``, differentiable.
     project : callable
         Points to the nearest ones that are networks, differentiable.
-    gaussian : AffineDenoiser, ConditionalDenoiser or ExchangeableDenoiser
+    gaussian : GaussianDenoiser
         Gaussian approximation of the flow, in coordinates of unit variance.
     scale : Tensor of shape (n_coordinates,)
         Factor from points to these coordinates.
@@ -33,7 +33,7 @@ class Setting:
 
     to_weights: Callable[[Tensor], Tensor]
     project: Callable[[Tensor], Tensor]
-    gaussian: AffineDenoiser | ConditionalDenoiser | ExchangeableDenoiser
+    gaussian: GaussianDenoiser
     scale: Tensor
     generator: torch.Generator
 

@@ -15,32 +15,16 @@ that is smooth in the rank.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from scipy.ndimage import uniform_filter1d
 from scipy.special import digamma
 from torch import Tensor, nn
 
-Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
+from bayesflow_nn.velocity.gaussian import Denoised, Schedule
 
 _SMOOTHING_WINDOW = 25  # neighbouring axes over which the held-out ratio is averaged
 _SMALLEST_VARIANCE = 1e-8
-
-
-class Denoised(NamedTuple):
-    """Posterior mean and mean posterior variance of the target under a Gaussian.
-
-    Attributes
-    ----------
-    mean : Tensor of shape (n, n_coordinates)
-    variance : Tensor of shape (n, 1)
-        Averaged over coordinates.
-    """
-
-    mean: Tensor
-    variance: Tensor
 
 
 class AffineDenoiser(nn.Module):

@@ -9,7 +9,8 @@ zeros means that it is not.
 import torch
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.affine import AffineDenoiser, Denoised, Schedule
+from bayesflow_nn.velocity.affine import AffineDenoiser
+from bayesflow_nn.velocity.gaussian import Denoised, Schedule
 
 _RIDGE = 1e-6  # of the mean square of the features: rank-deficient features stay solvable
 

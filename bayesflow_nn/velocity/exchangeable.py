@@ -17,9 +17,13 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.affine import AffineDenoiser, Denoised, Schedule
+from bayesflow_nn.velocity.affine import AffineDenoiser
+from bayesflow_nn.velocity.conditional import ConditionalDenoiser
+from bayesflow_nn.velocity.gaussian import Denoised, Schedule
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.velocity.orbit_means import Parts, compose, decompose
+
+Law = AffineDenoiser | ConditionalDenoiser
 
 
 class ExchangeableDenoiser(nn.Module):
@@ -34,6 +38,9 @@ class ExchangeableDenoiser(nn.Module):
         Points of other chains for the variances; see :class:`AffineDenoiser`.
     schedule : callable
         ``t (n,) -> (signal, noise)``, each ``(n, 1)``: the weights of target and source in ``x_t``.
+    condition, held_out_condition : Tensor of shape (n, n_features) and (m, n_features), optional
+        Features of the conditions of the points, on which the symmetric part of the mean depends:
+        all of it that neurons in no order can have.
 
     Examples
     --------
@@ -48,44 +55,56 @@ class ExchangeableDenoiser(nn.Module):
     """
 
     def __init__(
-        self, graph: NeuralGraph, x: Tensor, held_out: Tensor | None, schedule: Schedule
+        self,
+        graph: NeuralGraph,
+        x: Tensor,
+        held_out: Tensor | None,
+        schedule: Schedule,
+        condition: Tensor | None = None,
+        held_out_condition: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.graph, self.schedule = graph, schedule
         rows, others = _parts_of_rows(graph, x), None
         if held_out is not None:
             others = _parts_of_rows(graph, held_out)
-        self.laws = nn.ModuleList(
+        laws = [
             AffineDenoiser(own, others and others[place], schedule)
             for place, own in enumerate(rows)
-        )
+        ]
+        if condition is not None:
+            laws[0] = ConditionalDenoiser(
+                rows[0], others and others[0], condition, held_out_condition, schedule
+            )
+        self.laws = nn.ModuleList(laws)
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
-        """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``.
-
-        A condition is ignored.
-        """
+        """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``."""
         variances = []
 
-        def predict(law: AffineDenoiser, t: Tensor, rows: Tensor) -> Tensor:
-            mean, variance = law(t, rows)
+        def predict(law: Law, t: Tensor, rows: Tensor, condition: Tensor | None) -> Tensor:
+            mean, variance = law(t, rows, condition)
             variances.append(variance.unflatten(0, (len(x), -1))[:, 0] * rows.shape[1])
             return mean
 
-        mean = self._map(predict, t, x)
+        mean = self._map(predict, t, x, condition)
         dimensions = _n_independent(self.graph)
         total = sum(v * n for v, n in zip(variances, dimensions, strict=True))
         return Denoised(mean, total / x.shape[1])
 
     def transport(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Carry points to where the flow of the Gaussian ends; see :class:`AffineDenoiser`."""
-        return self._map(lambda law, t, rows: law.transport(t, rows), t, x)
+        return self._map(lambda law, *given: law.transport(*given), t, x, condition)
 
     def apply_covariance(
         self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
     ) -> Tensor:
         """Multiply by a power of the posterior covariance; see :class:`AffineDenoiser`."""
-        return self._map(lambda law, t, rows: law.apply_covariance(t, rows, power=power), t, v)
+
+        def apply(law: Law, *given: Tensor | None) -> Tensor:
+            return law.apply_covariance(*given, power=power)
+
+        return self._map(apply, t, v, condition)
 
     def on(self, graph: NeuralGraph) -> ExchangeableDenoiser:
         """The same law, with the parameters of this one, over networks of other widths."""
@@ -94,21 +113,26 @@ class ExchangeableDenoiser(nn.Module):
         return other
 
     def _map(
-        self, function: Callable[[AffineDenoiser, Tensor, Tensor], Tensor], t: Tensor, x: Tensor
+        self,
+        function: Callable[[Law, Tensor, Tensor, Tensor | None], Tensor],
+        t: Tensor,
+        x: Tensor,
+        condition: Tensor | None,
     ) -> Tensor:
-        """Call a function of a law, times and rows on every part, and compose the results."""
+        """Call a function of a law, times, rows and condition on every part, and compose."""
         parts = decompose(self.graph, x)
-        laws = iter(self.laws)
+        symmetric, *laws = self.laws
+        others = iter(laws)
 
         def call(block: Tensor, n_features: int) -> Tensor:
             rows = block.reshape(-1, n_features)
             times = t.repeat_interleave(len(rows) // len(block))
-            return function(next(laws), times, rows).reshape(block.shape)
+            return function(next(others), times, rows, None).reshape(block.shape)
 
         return compose(
             self.graph,
             Parts(
-                call(parts.symmetric, parts.symmetric.shape[1]),
+                function(symmetric, t, parts.symmetric, condition),
                 [call(block, block.shape[2]) for block in parts.deviations],
                 [call(block, 1) for block in parts.interactions],
             ),

@@ -4,8 +4,7 @@ import copy
 
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.affine import AffineDenoiser, Denoised
-from bayesflow_nn.velocity.conditional import ConditionalDenoiser
+from bayesflow_nn.velocity.gaussian import Denoised, GaussianDenoiser
 from bayesflow_nn.velocity.problem import UnitVariance
 
 
@@ -17,10 +16,10 @@ class GaussianMap(nn.Module):
 
     Parameters
     ----------
-    denoiser : AffineDenoiser or ConditionalDenoiser
+    denoiser : GaussianDenoiser
     """
 
-    def __init__(self, denoiser: AffineDenoiser | ConditionalDenoiser) -> None:
+    def __init__(self, denoiser: GaussianDenoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
 
@@ -36,20 +35,23 @@ def make_flow_map(predictor: UnitVariance) -> UnitVariance:
     Parameters
     ----------
     predictor : UnitVariance
-        Its model has an attribute `denoiser`, from whose prediction it starts.
+        Its model has a :class:`GaussianDenoiser`, from whose prediction it starts, as attribute
+        `denoiser`, or as its attribute `base` or that of its base.
 
     Raises
     ------
     TypeError
-        If the model has no such attribute.
+        If the model has none.
     """
-    denoiser = getattr(predictor.model, "denoiser", None)
-    if not isinstance(denoiser, AffineDenoiser | ConditionalDenoiser):
-        raise TypeError(
-            f"velocity must refine a Gaussian prediction, which is its attribute `denoiser`, to be "
-            f"distilled; {type(predictor.model).__name__} has {type(denoiser).__name__}. Use "
-            f"velocity='mlp' or 'probe'."
-        )
     flow_map = copy.deepcopy(predictor).requires_grad_(True)
-    flow_map.model.denoiser = GaussianMap(flow_map.model.denoiser)
-    return flow_map
+    model = flow_map.model
+    base = getattr(model, "base", None)
+    for owner, name in ((model, "denoiser"), (base, "denoiser"), (model, "base")):
+        denoiser = getattr(owner, name, None)
+        if isinstance(denoiser, GaussianDenoiser):
+            setattr(owner, name, GaussianMap(denoiser))
+            return flow_map
+    raise TypeError(
+        f"velocity must refine a Gaussian prediction, its attribute `denoiser`, to be distilled; "
+        f"{type(model).__name__} has none. Use one of the velocities with a name."
+    )

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from bayesflow_nn.symmetry import WeightChart
-from bayesflow_nn.velocity.affine import Denoised
 from bayesflow_nn.velocity.autocast import bfloat16_products, check_autocast
 from bayesflow_nn.velocity.exchangeable import ExchangeableDenoiser
 from bayesflow_nn.velocity.features import all_features
+from bayesflow_nn.velocity.gaussian import Denoised
+from bayesflow_nn.velocity.labelled import LabelledDenoiser
 from bayesflow_nn.velocity.layered_graph import LayeredGraph
 from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.module_graph import ModuleGraph
@@ -187,7 +188,8 @@ class GraphVelocity(nn.Module):
             If the model tells hidden neurons apart.
         """
         gaussian = getattr(self.base, "denoiser", self.base)
-        if not isinstance(gaussian, ExchangeableDenoiser) or self.node_embeddings:
+        exchangeable = isinstance(gaussian, ExchangeableDenoiser | LabelledDenoiser)
+        if not exchangeable or self.node_embeddings:
             raise ValueError(
                 "velocity must not tell hidden neurons apart, to serve other widths, got an affine "
                 "base or node_embeddings=True; leave these options out and fit with alignment=None."

@@ -32,8 +32,8 @@ from torch.func import vjp
 
 from bayesflow_nn.symmetry import WeightChart
 from bayesflow_nn.symmetry.dense_layers import DenseWeights, join_layers, split_layers
-from bayesflow_nn.velocity.affine import Denoised
 from bayesflow_nn.velocity.features import all_features
+from bayesflow_nn.velocity.gaussian import Denoised
 from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.velocity.problem import VelocityProblem

@@ -6,11 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from bayesflow_nn.symmetry import WeightChart
-from bayesflow_nn.velocity.affine import AffineDenoiser, Schedule
+from bayesflow_nn.velocity.affine import AffineDenoiser
 from bayesflow_nn.velocity.conditional import ConditionalDenoiser
 from bayesflow_nn.velocity.exchangeable import ExchangeableDenoiser
 from bayesflow_nn.velocity.features import N_TIME_FEATURES
+from bayesflow_nn.velocity.gaussian import GaussianDenoiser, Schedule
+from bayesflow_nn.velocity.labelled import LabelledDenoiser
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
+
+_FEWEST_OF_A_LABEL = 20  # networks for a law of their own
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,31 @@ class VelocityProblem:
             x, held_out, self.condition, self.held_out_condition, self.schedule
         )
 
-    def make_exchangeable_denoiser(self) -> ExchangeableDenoiser:
-        """Closed-form affine prediction that no permutation of hidden neurons changes."""
-        return ExchangeableDenoiser(NeuralGraph(self.chart), *self._scaled_points(), self.schedule)
+    def make_exchangeable_denoiser(self) -> ExchangeableDenoiser | LabelledDenoiser:
+        """Closed-form affine prediction that no permutation of hidden neurons changes.
 
-    def make_gaussian(self) -> AffineDenoiser | ConditionalDenoiser | ExchangeableDenoiser:
+        Conditions that many networks share have laws of their own; the mean depends on others.
+        """
+        graph, (x, held_out) = NeuralGraph(self.chart), self._scaled_points()
+        overall = ExchangeableDenoiser(graph, x, held_out, self.schedule)
+        if self.condition is None:
+            return overall
+        labels, place, counts = self.condition.unique(
+            dim=0, return_inverse=True, return_counts=True
+        )
+        if counts.min() < _FEWEST_OF_A_LABEL:
+            given = self.condition, self.held_out_condition
+            return ExchangeableDenoiser(graph, x, held_out, self.schedule, *given)
+        laws = []
+        for index, label in enumerate(labels):
+            others = held_out
+            if held_out is not None:
+                others = held_out[(self.held_out_condition == label).all(1)]
+                others = others if len(others) > 1 else None
+            laws.append(ExchangeableDenoiser(graph, x[place == index], others, self.schedule))
+        return LabelledDenoiser(labels, laws, overall)
+
+    def make_gaussian(self) -> GaussianDenoiser:
         """Closed-form prediction that suits the chart: exchangeable where it pools neurons."""
         return self.make_exchangeable_denoiser() if self.chart.pooled else self.make_denoiser()
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from bayesflow_nn.velocity import AffineDenoiser, ExchangeableDenoiser
+from bayesflow_nn.velocity import AffineDenoiser, ConditionalDenoiser, ExchangeableDenoiser
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.velocity.orbit_means import compose, decompose
 from bayesflow_nn.weights import Architecture
@@ -75,6 +75,33 @@ def test_it_is_the_law_of_networks_with_neurons_in_every_order(graph, points, ge
             torch.testing.assert_close(own.variance, expected.variance, rtol=off, atol=1e-9)
             own, expected = own.mean, expected.mean
         assert (own - expected).norm(dim=1).max() < off * z.norm(dim=1).max()
+
+
+def test_the_mean_depends_on_a_condition_as_that_of_networks_in_every_order(
+    graph, points, generator
+):
+    """Up to degrees of freedom: n - 3 for the rest of the symmetric part, n - 1 for the others."""
+    value = torch.randn(N_POINTS, 1, generator=generator, dtype=torch.float64)
+    condition = torch.cat([torch.ones_like(value), value], dim=1)
+    direction = torch.randn(graph.n_coordinates, generator=generator, dtype=torch.float64)
+    x = points + value * direction
+    law = ExchangeableDenoiser(graph, x, None, schedule, condition, None)
+    orders = in_every_order(graph, x)
+    affine = ConditionalDenoiser(
+        torch.cat(orders), None, condition.repeat(len(orders), 1), None, schedule
+    )
+    t = torch.linspace(0, 1, 20, dtype=torch.float64)
+    z = torch.randn(20, graph.n_coordinates, generator=generator, dtype=torch.float64)
+    given = condition[:20]
+    given[:3] = 0  # not known
+    off = 2 / (N_POINTS - 1)
+    for name in ("forward", "transport", "apply_covariance"):
+        own, expected = (getattr(each, name)(t, z, given) for each in (law, affine))
+        if name == "forward":
+            own, expected = own.mean, expected.mean
+        assert (own - expected).norm(dim=1).max() < off * z.norm(dim=1).max()
+    # The condition matters by more than that.
+    assert (law(t, z, given).mean - law(t, z).mean)[3:].norm(dim=1).max() > 0.5
 
 
 def test_variances_are_those_of_held_out_points(graph, points):
