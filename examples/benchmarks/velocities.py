@@ -43,7 +43,7 @@ VELOCITIES = {
         "batch_size": 64,
     },
     "relational_transformer_on_probe_unaligned": {
-        "velocity": functools.partial(RelationalTransformer, base="probe", n_blocks=1),
+        "velocity": functools.partial(RelationalTransformer, base="probe", n_blocks=2),
         "alignment": None,
         "time_distribution": "late",
         "batch_size": 128,
