@@ -142,7 +142,7 @@ class _Refinement(nn.Module):
         spread = [layer.matrix.var(0).mean() for layer in layers]
         self.register_buffer("weight_variances", torch.stack(spread))
         logits = architecture.apply(weights, probes)
-        self.response = _Response(logits, problem.n_features, generator)
+        self.response = _Response(logits, problem, generator)
         # Gain and damping of every layer as exponentials of affine functions of the features.
         self.log_gain = nn.Linear(problem.n_features, len(layers))
         self.log_damping = nn.Linear(problem.n_features, len(layers))
@@ -230,19 +230,26 @@ def _least_certain(problem: VelocityProblem) -> Tensor:
 class _Response(nn.Module):
     """What to change at each probe, given the logits there.
 
-    One small network serves all probes and is told which. Called with logits
+    One small network serves all probes and is told which, and what the condition means for it: a
+    probe of one task says nothing about the networks of another. Called with logits
     ``(n, n_outputs, n_probes)`` and features of time and condition ``(n, n_features)``; returns
     cotangents of the shape of the logits.
     """
 
-    def __init__(self, logits: Tensor, n_features: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, logits: Tensor, problem: VelocityProblem, generator: torch.Generator
+    ) -> None:
         super().__init__()
         _, n_probes, n_outputs = logits.shape
         self.register_buffer("unit", logits.std())
         identity = torch.randn(n_probes, _RESPONSE_WIDTH, generator=generator)
         self.identity = nn.Parameter(0.5 * identity.to(logits.dtype))
+        self.n_condition_features = problem.n_condition_features
+        if self.n_condition_features:
+            meaning = torch.zeros(self.n_condition_features, n_probes * _RESPONSE_WIDTH)
+            self.meaning = nn.Parameter(meaning.to(logits.dtype))
         self.read_in = nn.Linear(2 * n_outputs, _RESPONSE_WIDTH)
-        self.shift = nn.Linear(n_features, _RESPONSE_WIDTH)
+        self.shift = nn.Linear(problem.n_features, _RESPONSE_WIDTH)
         self.hidden = nn.Linear(_RESPONSE_WIDTH, _RESPONSE_WIDTH)
         self.read_out = nn.Linear(_RESPONSE_WIDTH, n_outputs)
         initialise(self, generator)
@@ -253,6 +260,9 @@ class _Response(nn.Module):
         logits = logits.transpose(1, 2)
         seen = torch.cat([logits / self.unit, logits.softmax(-1)], dim=-1)
         shift = self.identity + self.shift(features)[:, None]
+        if self.n_condition_features:
+            meaning = features[:, -self.n_condition_features :] @ self.meaning
+            shift = shift + meaning.unflatten(1, self.identity.shape)
         hidden = torch.relu(self.read_in(seen) + shift)
         response = self.read_out(torch.relu(self.hidden(hidden)))
         return response.transpose(1, 2)

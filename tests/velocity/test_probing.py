@@ -10,7 +10,7 @@ from torch import nn
 
 from bayesflow_nn.symmetry.dense_layers import DenseWeights
 from bayesflow_nn.velocity import ProbeVelocity
-from bayesflow_nn.velocity.features import time_features
+from bayesflow_nn.velocity.features import all_features, time_features
 from bayesflow_nn.velocity.probing import _damped_step
 from bayesflow_nn.weights import Architecture
 
@@ -151,6 +151,29 @@ def test_gradients_reach_every_parameter(model_and_problem, draw_noisy):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert (parameter.grad != 0).any(), name
+
+
+def test_a_condition_silences_probes_one_by_one(make_problem, draw_noisy):
+    """Probes whose shift is far below zero under a condition answer it alike, and no others."""
+    label = torch.eye(2, dtype=torch.float64).repeat(20, 1)
+    problem = make_problem(Architecture.mlp(SIZES[2]))
+    problem = dataclasses.replace(problem, condition=label, held_out_condition=label[:20])
+    (refinement,) = ProbeVelocity(problem, n_probes=8, n_refinements=1).double().refinements
+    response, silent = refinement.response, [1, 4]
+    nn.init.zeros_(response.hidden.bias)
+    with torch.no_grad():
+        response.meaning[0].view(8, -1)[silent] = -1e6
+    logits = torch.randn(1, 3, 8, dtype=torch.float64).expand(3, -1, -1)
+    t = torch.full((3,), 0.5, dtype=torch.float64)
+    given = torch.cat([label[:2], torch.zeros(1, 2, dtype=torch.float64)])
+    first, second, unknown = response(logits, all_features(t, given, 2))
+    assert torch.equal(first[:, silent], response.read_out.bias[:, None].expand(-1, 2))
+    assert (second[:, silent] != first[:, silent]).all()
+    assert (unknown[:, silent] != first[:, silent]).all()
+    first[:, silent].sum().backward()
+    assert (response.meaning.grad == 0).all()
+    others = [probe for probe in range(8) if probe not in silent]
+    assert (first[:, others] != response.read_out.bias[:, None]).all()
 
 
 def test_forward_derivatives_agree_with_finite_differences(
