@@ -122,11 +122,11 @@ class SamplingMethods:
         x_0 = source(n_samples)
         given = flow._encode(condition, n_samples), condition_strength
         setting = flow._make_setting(generator)
-        if self.flow_map_ is not None:
+        if flow.flow_map_ is not None:
             check_few_step(solver, n_steps, noise, guidance, return_trajectory)
             objective = guidance and guidance.bind(flow.architecture_, generator)
-            field = self.flow_map_.field.given(*given)
-            transport = FlowMap(field, setting, source, self.flow_map_.n_steps)
+            field = flow.flow_map_.field.given(*given)
+            transport = FlowMap(field, setting, source, flow.flow_map_.n_steps)
         else:
             solver = self.solver if solver is None else solver
             n_steps = self.n_steps if n_steps is None else n_steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 from bayesflow_nn.flow import FlowField, GeodesicPath
 from bayesflow_nn.symmetry import carry, check_same_roles, transfer_chart
@@ -35,9 +36,15 @@ class TransferMethods:
         flow.centre_ = carry(self.centre_, self.chart_, flow.chart_)
         flow.unit_scale_ = flow.chart_.manifold.unit_scale.to(self.unit_scale_)
         path = GeodesicPath(flow.chart_.manifold, self.field_.path.sigma)
-        model = self.field_.predictor.model.on(flow.chart_)
-        flow.gaussian_ = self.gaussian_.on(model.graph)
-        flow.field_ = FlowField(path, UnitVariance(model, flow.unit_scale_).eval())
+
+        def move(field: FlowField) -> FlowField:
+            model = field.predictor.model.on(flow.chart_)
+            return FlowField(path, UnitVariance(model, flow.unit_scale_).eval())
+
+        flow.field_ = move(self.field_)
+        flow.gaussian_ = self.gaussian_.on(flow.field_.predictor.model.graph)
+        if self.flow_map_ is not None:
+            flow.flow_map_ = dataclasses.replace(self.flow_map_, field=move(self.flow_map_.field))
         return flow
 
     def _check_transfer(self, architecture: Architecture) -> None:

@@ -68,7 +68,7 @@ def test_the_own_architecture_has_the_same_samples(posterior, options):
     assert np.array_equal(again, draw(posterior, **options))
 
 
-def test_wider_networks_of_the_flow_have_learned_the_task(posterior, data):
+def assert_wider_networks_have_learned_the_task(posterior, data):
     X, y = (torch.as_tensor(part) for part in data)
     weights = torch.as_tensor(draw(posterior, 60, architecture=WIDE))
     assert weights.shape == (60, WIDE.n_weights)
@@ -77,6 +77,34 @@ def test_wider_networks_of_the_flow_have_learned_the_task(posterior, data):
     # Random networks are right in a third of the cases; the mean of 60 of them, each with a
     # deviation of about 0.2, strays from that by 0.03.
     assert accuracy.mean() > 0.5
+
+
+def test_wider_networks_of_the_flow_have_learned_the_task(posterior, data):
+    assert_wider_networks_have_learned_the_task(posterior, data)
+
+
+def test_networks_of_other_widths_follow_labels(population):
+    """Flat weights 10 apart, as two labels have them, stay 10 apart."""
+    labels = np.array(["low", "high"] * 60)
+    weights = population.weights + 10 * torch.as_tensor(labels == "high")[:, None]
+    options = {"velocity": GRAPHS["pna"], "geometry": "euclidean", "max_iter": 10}
+    shifted = WeightPopulation(weights, architecture=OWN, task="regression")
+    posterior = FlowPosterior(**FAST, **options).fit(shifted, labels)
+    for condition in ("low", "high"):
+        own = draw(posterior, 50, condition=condition)
+        again = draw(posterior, 50, condition=condition, architecture=Architecture.mlp([4, 6, 3]))
+        assert np.array_equal(again, own)
+        # Of biases, whose mean does not depend on the width: the first sixteen after 64 weights.
+        biases = draw(posterior, 50, condition=condition, architecture=WIDE)[:, 64:80]
+        assert (biases.mean() > 5) == (condition == "high")
+
+
+def test_a_distilled_flow_makes_networks_of_other_widths(posterior, data):
+    fast = posterior.distill(n_trajectories=100, max_iter=20, random_state=0)
+    own = Architecture.mlp([4, 6, 3])
+    assert np.array_equal(draw(fast, architecture=own), draw(fast))
+    assert not np.allclose(draw(fast), draw(posterior))
+    assert_wider_networks_have_learned_the_task(fast, data)
 
 
 @pytest.mark.parametrize("velocity", GRAPHS)

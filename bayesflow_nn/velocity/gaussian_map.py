@@ -1,10 +1,13 @@
 """From a velocity that refines a Gaussian prediction to a map that refines a Gaussian flow."""
 
+from __future__ import annotations
+
 import copy
 
 from torch import Tensor, nn
 
 from bayesflow_nn.velocity.gaussian import Denoised, GaussianDenoiser
+from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.velocity.problem import UnitVariance
 
 
@@ -27,6 +30,10 @@ class GaussianMap(nn.Module):
         """End of the Gaussian flow from ``x (n, n_coordinates)``, with the denoiser's variance."""
         variance = self.denoiser(t, x, condition).variance
         return Denoised(self.denoiser.transport(t, x, condition), variance)
+
+    def on(self, graph: NeuralGraph) -> GaussianMap:
+        """The same map over networks of other widths, where the Gaussian is exchangeable."""
+        return GaussianMap(self.denoiser.on(graph))
 
 
 def make_flow_map(predictor: UnitVariance) -> UnitVariance:

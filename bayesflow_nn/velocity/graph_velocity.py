@@ -24,10 +24,8 @@ from torch import Tensor, nn
 
 from bayesflow_nn.symmetry import WeightChart
 from bayesflow_nn.velocity.autocast import bfloat16_products, check_autocast
-from bayesflow_nn.velocity.exchangeable import ExchangeableDenoiser
 from bayesflow_nn.velocity.features import all_features
 from bayesflow_nn.velocity.gaussian import Denoised
-from bayesflow_nn.velocity.labelled import LabelledDenoiser
 from bayesflow_nn.velocity.layered_graph import LayeredGraph
 from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.module_graph import ModuleGraph
@@ -187,9 +185,9 @@ class GraphVelocity(nn.Module):
         ValueError
             If the model tells hidden neurons apart.
         """
-        gaussian = getattr(self.base, "denoiser", self.base)
-        exchangeable = isinstance(gaussian, ExchangeableDenoiser | LabelledDenoiser)
-        if not exchangeable or self.node_embeddings:
+        on_probe = isinstance(self.base, ProbeVelocity)
+        gaussian = self.base.denoiser if on_probe else self.base
+        if not hasattr(gaussian, "on") or self.node_embeddings:
             raise ValueError(
                 "velocity must not tell hidden neurons apart, to serve other widths, got an affine "
                 "base or node_embeddings=True; leave these options out and fit with alignment=None."
@@ -197,7 +195,7 @@ class GraphVelocity(nn.Module):
         other = copy.copy(self)
         other._modules = dict(self._modules)  # `copy` shares it
         other.graph = NeuralGraph(chart)
-        other.base = self.base.on(other.graph if self.base is gaussian else chart)
+        other.base = self.base.on(chart if on_probe else other.graph)
         return other
 
 
