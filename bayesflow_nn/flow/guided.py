@@ -11,7 +11,7 @@ from torch import Tensor
 from bayesflow_nn.flow.field import FlowField
 from bayesflow_nn.flow.guidance import Guidance, Objective
 from bayesflow_nn.flow.ode import check_finite
-from bayesflow_nn.velocity.gaussian import GaussianDenoiser
+from bayesflow_nn.velocity import GaussianDenoiser
 
 
 @dataclass(frozen=True)

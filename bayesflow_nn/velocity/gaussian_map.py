@@ -60,5 +60,6 @@ def make_flow_map(predictor: UnitVariance) -> UnitVariance:
             return flow_map
     raise TypeError(
         f"velocity must refine a Gaussian prediction, its attribute `denoiser`, to be distilled; "
-        f"{type(model).__name__} has none. Use one of the velocities with a name."
+        f"{type(model).__name__} has none. Use velocity='mlp', 'probe', 'pna' or "
+        f"'relational_transformer'."
     )

@@ -187,6 +187,7 @@ class GraphVelocity(nn.Module):
         """
         on_probe = isinstance(self.base, ProbeVelocity)
         gaussian = self.base.denoiser if on_probe else self.base
+        # Laws that are the same at all widths, and maps made of them, have `on`; others do not.
         if not hasattr(gaussian, "on") or self.node_embeddings:
             raise ValueError(
                 "velocity must not tell hidden neurons apart, to serve other widths, got an affine "

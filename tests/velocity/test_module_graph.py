@@ -12,7 +12,7 @@ from bayesflow_nn import FlowPosterior
 from bayesflow_nn.symmetry import WeightChart, discover
 from bayesflow_nn.symmetry.groups import permute_all
 from bayesflow_nn.velocity import PNAVelocity, RelationalTransformer
-from bayesflow_nn.velocity.affine import Denoised
+from bayesflow_nn.velocity.gaussian import Denoised
 from bayesflow_nn.velocity.graph_velocity import make_graph
 from bayesflow_nn.velocity.module_graph import ModuleGraph
 from bayesflow_nn.weights import Architecture, ConstantNoise, WeightPopulation

@@ -153,7 +153,7 @@ def test_gradients_reach_every_parameter(model_and_problem, draw_noisy):
         assert (parameter.grad != 0).any(), name
 
 
-def test_a_condition_silences_probes_one_by_one(make_problem, draw_noisy):
+def test_a_condition_silences_probes_one_by_one(make_problem, generator):
     """Probes whose shift is far below zero under a condition answer it alike, and no others."""
     label = torch.eye(2, dtype=torch.float64).repeat(20, 1)
     problem = make_problem(Architecture.mlp(SIZES[2]))
@@ -163,7 +163,7 @@ def test_a_condition_silences_probes_one_by_one(make_problem, draw_noisy):
     nn.init.zeros_(response.hidden.bias)
     with torch.no_grad():
         response.meaning[0].view(8, -1)[silent] = -1e6
-    logits = torch.randn(1, 3, 8, dtype=torch.float64).expand(3, -1, -1)
+    logits = torch.randn(1, 3, 8, generator=generator, dtype=torch.float64).expand(3, -1, -1)
     t = torch.full((3,), 0.5, dtype=torch.float64)
     given = torch.cat([label[:2], torch.zeros(1, 2, dtype=torch.float64)])
     first, second, unknown = response(logits, all_features(t, given, 2))
