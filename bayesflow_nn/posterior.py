@@ -137,6 +137,11 @@ class FlowPosterior(
         Solver for samples; "dopri5" chooses its steps.
     n_steps : int
         Number of equal steps, for samples and densities.
+    noise : float, StepNoise or Refresh
+        Noise on the way of samples: the rate at which their source noise is drawn anew between the
+        steps (:class:`~bayesflow_nn.flow.Refresh`), which keeps their law and forgets errors of
+        the velocity; 1 is the reverse of a diffusion, 0 follows the flow, as densities do and all
+        that "dopri5" draws.
     time_grid : {"uniform", "error"}
         Equal steps for samples, or shorter ones where trajectories bend.
     density_solver : {"rk4", "midpoint", "euler", "dopri5"}
@@ -234,6 +239,7 @@ class FlowPosterior(
         condition_dropout: float = 0.1,
         solver: str = "midpoint",
         n_steps: int = 16,
+        noise: Any = 1.0,
         time_grid: str = "uniform",
         density_solver: str = "rk4",
         tolerance: float = 1e-5,
@@ -267,6 +273,7 @@ class FlowPosterior(
         self.condition_dropout = condition_dropout
         self.solver = solver
         self.n_steps = n_steps
+        self.noise = noise
         self.time_grid = time_grid
         self.density_solver = density_solver
         self.tolerance = tolerance

@@ -23,10 +23,8 @@ from bayesflow_nn.flow import (
     PROBE_DISTRIBUTIONS,
     SOLVERS,
     TRACES,
-    Guidance,
-    Refresh,
-    StepNoise,
 )
+from bayesflow_nn.sampling_input import read_noise
 from bayesflow_nn.symmetry.alignment import METHODS
 from bayesflow_nn.symmetry.chart import GEOMETRIES, OUTPUT_LAYERS
 from bayesflow_nn.symmetry.weight_input import check_architecture
@@ -84,6 +82,7 @@ def check_parameters(parameters: Mapping[str, Any], velocities: Collection[str])
     check_real("learning_rate", parameters["learning_rate"], 0, strict=True)
     check_real("weight_decay", parameters["weight_decay"], 0)
     check_real("tolerance", parameters["tolerance"], 0, strict=True)
+    read_noise(parameters["noise"])
     check_fraction("sigma", parameters["sigma"])
     check_fraction("ema_decay", parameters["ema_decay"])
     check_fraction("condition_dropout", parameters["condition_dropout"], zero=True)
@@ -101,54 +100,6 @@ def check_fraction(name: str, value: float, *, zero: bool = False, one: bool = F
         return float(value)
     interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
     raise ValueError(f"{name} must be a number in {interval}, got {value!r}.")
-
-
-def check_sampling(solver: str, noise: Any, guidance: Any) -> None:
-    """Raise unless noise and guidance are of the right kind and go with the solver."""
-    if noise is not None and not isinstance(noise, StepNoise | Refresh):
-        raise TypeError(
-            f"noise must be StepNoise(scale), Refresh(rate) or None, got {type(noise).__name__}."
-        )
-    if noise is not None and solver == "dopri5":
-        raise ValueError(
-            "solver must take fixed steps with noise, got 'dopri5'; use 'midpoint' or 'euler'."
-        )
-    if guidance is None:
-        return
-    if not isinstance(guidance, Guidance):
-        raise TypeError(
-            f"guidance must be TaskGuidance(X, y), Guidance(objective) or None, got "
-            f"{type(guidance).__name__}."
-        )
-    if guidance.source_steps and solver == "dopri5":
-        raise ValueError(
-            "solver must take fixed steps for source_steps, which are differentiated through them, "
-            "got 'dopri5'; use 'midpoint' or 'euler'."
-        )
-
-
-def check_few_step(
-    solver: str | None,
-    n_steps: int | None,
-    noise: Any,
-    guidance: Guidance | None,
-    return_trajectory: bool,
-) -> None:
-    """Raise if a distilled posterior is asked for what only a solver can do."""
-    given = {"solver": solver, "n_steps": n_steps, "noise": noise}
-    given["return_trajectory"] = return_trajectory or None
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(
-                f"{name} must be left out for a distilled posterior, whose map replaces the "
-                f"solver, got {value!r}; sample from the posterior that was distilled."
-            )
-    check_sampling("map", noise, guidance)
-    if guidance is not None and guidance.strength:
-        raise ValueError(
-            f"guidance must have strength=0 for a distilled posterior, whose map has no way to act "
-            f"on, got {guidance.strength:g}; finish_steps and source_steps can guide it."
-        )
 
 
 def read_task(

@@ -28,7 +28,8 @@ from bayesflow_nn.flow import (
     contract,
     equal_error_grid,
 )
-from bayesflow_nn.posterior_input import check_few_step, check_fraction, check_sampling
+from bayesflow_nn.posterior_input import check_fraction
+from bayesflow_nn.sampling_input import check_few_step, check_sampling, read_noise
 from bayesflow_nn.weights import Architecture
 from bayesflow_nn.weights.random_state import RandomState, draw_seed
 from bayesflow_nn.weights.validation import check_integer, check_option, check_real
@@ -61,7 +62,7 @@ class SamplingMethods:
         temperature: float = 1.0,
         solver: str | None = None,
         n_steps: int | None = None,
-        noise: Noise | None = None,
+        noise: float | Noise | None = None,
         guidance: Guidance | None = None,
         condition: ArrayLike | None = None,
         condition_strength: float = 1.0,
@@ -76,10 +77,8 @@ class SamplingMethods:
         random_state : int, RandomState or None
         temperature : float
             Factor on the source noise, in [0, 1]; below 1 the networks are less dispersed.
-        solver, n_steps : str, int, optional
-            Instead of those of the estimator.
-        noise : StepNoise or Refresh, optional
-            Stochastic sampling; see :mod:`bayesflow_nn.flow.noise`.
+        solver, n_steps, noise : str, int, float or Noise, optional
+            Instead of those of the estimator; ``noise=0`` follows the flow, as densities do.
         guidance : Guidance or TaskGuidance, optional
             An objective that the networks shall lower, before, on or after the way.
         condition : label, value, or array of shape (n_samples,) or (n_samples, n_columns), optional
@@ -133,6 +132,8 @@ class SamplingMethods:
             check_option("solver", solver, SOLVERS)
             check_integer("n_steps", n_steps)
             check_sampling(solver, noise, guidance)
+            if noise is None and solver != "dopri5" and not (guidance and guidance.source_steps):
+                noise = self.noise  # would forget a source point that was searched for
             objective = guidance and guidance.bind(flow.architecture_, generator)
             field = flow.field_.given(*given)
             transport = Integrator(
@@ -141,7 +142,7 @@ class SamplingMethods:
                 flow._make_grid(field, x_0, n_steps),
                 solver,
                 guided=guidance and GuidedField(field, guidance, objective, setting),
-                noise=noise,
+                noise=read_noise(noise, temperature),
                 return_trajectory=return_trajectory,
                 progress=self.verbose,
             )

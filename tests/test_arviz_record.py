@@ -219,9 +219,11 @@ def test_a_posterior_is_one_chain_with_its_log_densities(posterior, classifiers)
 
 def test_a_record_says_how_often_the_flow_was_evaluated(posterior):
     for solver, stages in {"euler": 1, "midpoint": 2, "rk4": 4}.items():
-        record = posterior_record(posterior, n_samples=3, solver=solver, n_steps=5)
-        # After the last step one evaluation removes the width floor.
-        assert (record.sample_stats["n_evaluations"] == 5 * stages + 1).all()
+        # After the last step one evaluation removes the width floor; noise is drawn anew before
+        # every step but the first.
+        for noise, n_draws in {0: 0, 1: 4}.items():
+            record = posterior_record(posterior, n_samples=3, solver=solver, n_steps=5, noise=noise)
+            assert (record.sample_stats["n_evaluations"] == 5 * stages + 1 + n_draws).all()
     fast = posterior.distill(2, n_trajectories=20, max_iter=2, random_state=0)
     assert (posterior_record(fast, n_samples=3).sample_stats["n_evaluations"] == 2).all()
     assert not posterior.field_.predictor._forward_pre_hooks

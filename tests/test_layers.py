@@ -36,6 +36,7 @@ LAYERS = [
         "arviz_record",
         "predictive_distribution",
     },
+    {"sampling_input"},
     {"predictive", "pointwise", "calibration", "diversity", "inference_data", "persistence"},
     {"flow", "geodesic_hmc"},
     {"velocity"},

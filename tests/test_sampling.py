@@ -1,5 +1,6 @@
 """Ways to sample a FlowPosterior: guidance, noise, conditions, trajectories."""
 
+import copy
 import functools
 
 import numpy as np
@@ -85,7 +86,33 @@ def test_sources_are_optimised_through_probes(population, data):
 def test_noise_follows_the_seed(posterior, noise):
     first, again = (posterior.sample(5, random_state=0, noise=noise) for _ in range(2))
     assert np.array_equal(first, again)
-    assert not np.array_equal(first, posterior.sample(5, random_state=0))
+    for other in (None, 0):
+        assert not np.array_equal(first, posterior.sample(5, random_state=0, noise=other))
+
+
+def test_a_number_is_the_rate_at_which_noise_is_drawn_anew(posterior):
+    asked = posterior.sample(5, random_state=0, noise=2)
+    assert np.array_equal(asked, posterior.sample(5, random_state=0, noise=Refresh(2.0)))
+    own = copy.copy(posterior).set_params(noise=2.0)
+    assert np.array_equal(asked, own.sample(5, random_state=0))
+    plain = posterior.sample(5, random_state=0, noise=0)
+    assert np.array_equal(plain, own.set_params(noise=0).sample(5, random_state=0))
+
+
+def test_noise_is_as_cold_as_the_source(posterior):
+    for temperature, n_different in {0.0: 1, 0.5: 5}.items():
+        samples = posterior.sample(5, random_state=0, temperature=temperature, noise=1.0)
+        assert len(np.unique(samples.round(4), axis=0)) == n_different
+
+
+def test_ways_that_noise_would_spoil_follow_the_flow(posterior, data):
+    adaptive = posterior.sample(5, random_state=0, solver="dopri5")
+    assert np.array_equal(adaptive, posterior.sample(5, random_state=0, solver="dopri5", noise=0))
+    search = TaskGuidance(*data, finish_steps=0, source_steps=1)
+    found, plain = (
+        posterior.sample(5, random_state=0, guidance=search, noise=n) for n in (None, 0)
+    )
+    assert np.array_equal(found, plain)
 
 
 def test_the_trajectory_ends_at_the_samples(posterior):
@@ -96,13 +123,13 @@ def test_the_trajectory_ends_at_the_samples(posterior):
 
 
 def test_solvers_and_grids_agree(posterior):
-    fine = posterior.sample(20, random_state=0, solver="rk4", n_steps=64)
+    fine = posterior.sample(20, random_state=0, solver="rk4", n_steps=64, noise=0)
     adaptive = posterior.sample(20, random_state=0, solver="dopri5")
     # dopri5 keeps to 1e-5 per step in points; weights are products of two of order one.
     assert np.abs(adaptive - fine).max() < 0.01
     uneven = FlowPosterior(**posterior.get_params()).set_params(time_grid="error")
     uneven.__dict__ |= {k: v for k, v in vars(posterior).items() if k.endswith("_")}
-    assert np.abs(uneven.sample(20, random_state=0, n_steps=64) - fine).max() < 0.01
+    assert np.abs(uneven.sample(20, random_state=0, n_steps=64, noise=0) - fine).max() < 0.01
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +180,10 @@ def test_real_conditions_order_the_samples():
 
 
 def test_wrong_ways_to_sample_are_refused(posterior, conditional, labelled, data):
-    with pytest.raises(TypeError, match=r"noise must be StepNoise.* got float"):
-        posterior.sample(noise=0.1)
+    with pytest.raises(TypeError, match=r"noise must be a number.* got 'much'"):
+        posterior.sample(noise="much")
+    with pytest.raises(ValueError, match="noise must be"):
+        posterior.sample(noise=-1.0)
     with pytest.raises(TypeError, match=r"guidance must be TaskGuidance.* got function"):
         posterior.sample(guidance=lambda w: w.sum(1))
     with pytest.raises(ValueError, match="solver must take fixed steps with noise, got 'dopri5'"):

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from bayesflow_nn.flow.field import FlowField
+from bayesflow_nn.flow.guided import Setting
+from bayesflow_nn.geometry import ProductManifold
 
 
 @dataclass(frozen=True)
@@ -45,78 +47,98 @@ class StepNoise:
         _check_interval("StepNoise", self.start, self.end)
 
     def perturb(
-        self, field: FlowField, t: Tensor, h: Tensor, x: Tensor, generator: torch.Generator
+        self, field: FlowField, t: Tensor, h: Tensor, x: Tensor, setting: Setting
     ) -> Tensor:
         """Move points ``(n, n_coordinates)`` by the noise of a step `h` that starts at `t`."""
         if not self.start <= t < self.end:
             return x
-        return _walk(field, x, torch.zeros_like(x), self.scale * h.abs().sqrt(), generator)
+        step = self.scale * h.abs().sqrt() * _white_noise(x, setting) / setting.scale
+        return _walk(field.path.manifold, x, step)
 
 
 @dataclass(frozen=True)
 class Refresh:
-    r"""Forget the source noise and draw it anew, at a rate, keeping all marginals.
+    r"""Forget the source noise and draw it anew on the way, keeping all marginals.
 
-    The stochastic equation with the marginals of the flow (Song et al. 2021, section 4),
+    Where the velocity errs, so does every trajectory of the flow from there on; a point that is
+    drawn anew around what the model predicts from it forgets the error. Between the steps of the
+    solver, at :math:`x_t = b x_1 + a x_0`, a target is drawn given the point, then a part of the
+    noise given the target,
+
+    .. math::
+        x_1 &\sim p(x_1 | x_t) \approx N(\hat x_1, \Sigma_t), \\
+        x_t &\leftarrow b x_1 + \rho (x_t - b x_1) + a \sqrt{1 - \rho^2} \, \xi, \qquad
+        \rho = \left(\frac{a' / b'}{a / b}\right)^\eta
+
+    with the model's prediction, the covariance of the Gaussian approximation, a' and b' at the end
+    of the step, and the rate :math:`\eta`. Both draws keep the law of :math:`x_t`, for Gaussian
+    targets at any :math:`\rho`, for others up to :math:`(1 - \rho)^2`; in the limit of small steps
+    this is the stochastic equation with the marginals of the flow (Song et al. 2021, section 4),
 
     .. math::
         dx = \left(u + \tfrac12 g^2 \nabla \log p_t(x)\right) dt + g \, dW, \qquad
-        \nabla \log p_t(x) = \frac{b \, E[x_1 | x_t] - x}{a^2},
+        \nabla \log p_t(x) = \frac{b \, E[x_1 | x_t] - x}{a^2}, \qquad
+        g^2 = 2 \eta a^2 \frac{d}{dt} \log \frac{b}{a},
 
-    has the score of the path :math:`x_t = b x_1 + a x_0` from the same prediction as the velocity.
-    With :math:`g^2 = 2 r a^2` it draws the part :math:`a x_0` of the point anew at the rate r; its
-    steps between those of the solver are exact for the prediction at their start,
-
-    .. math::
-        x \leftarrow b \hat x_1 + \rho (x - b \hat x_1) + a \sqrt{1 - \rho^2} \, \xi, \qquad
-        \rho = e^{-r h} .
-
-    On spheres the formula holds in the tangent space, up to terms of the order of 1 / dimension.
+    and for :math:`\eta = 1` the reverse of a diffusion. On a sphere in :math:`R^d`, at the angle
+    :math:`\psi` from the target, the score is :math:`(d - 2)
+    (\cot(\psi / \kappa) / \kappa - \cot \psi)` away from it; averaged over angles it is about
+    (d - 1) / d times what the flat formula gives, and so is the drift here.
 
     Parameters
     ----------
     rate : float
-        r, per unit time: at 1, a share 1/e of the source noise survives.
+        :math:`\eta`: of the noise the share :math:`r^\eta` survives a step in which the ratio of
+        noise to signal falls to the share r.
     start, end : float
         Part of the trajectory on which noise is drawn anew.
+    temperature : float
+        Factor on what is drawn, that of the source points.
 
     Examples
     --------
-    >>> Refresh(1.0)
-    Refresh(rate=1.0, start=0.0, end=1.0)
+    >>> Refresh(0.5, end=0.9)
+    Refresh(rate=0.5, start=0.0, end=0.9, temperature=1.0)
     """
 
-    rate: float
+    rate: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         _check_positive("Refresh: rate", self.rate)
         _check_interval("Refresh", self.start, self.end)
 
     def perturb(
-        self, field: FlowField, t: Tensor, h: Tensor, x: Tensor, generator: torch.Generator
+        self, field: FlowField, t: Tensor, h: Tensor, x: Tensor, setting: Setting
     ) -> Tensor:
         """Refresh the noise in points ``(n, n_coordinates)`` as much as belongs to a step `h`."""
-        if not self.start <= t < self.end:
+        if not self.start <= t < self.end or t == 0:  # at 0 there is nothing but noise
             return x
-        times = t.expand(len(x))
+        times, manifold = t.expand(len(x)), field.path.manifold
         signal, width = field.path.schedule(times)
-        kept = torch.exp(-self.rate * h.abs())
-        towards = (1 - kept) * (signal * field.predict(times, x) - x)
-        return _walk(field, x, towards, width * (1 - kept.square()).sqrt(), generator)
+        next_signal, next_width = field.path.schedule(times + h)
+        kept = (next_width * signal / (next_signal * width)) ** self.rate
+        on_sphere = manifold.sphere_mask.to(x.device)
+        curvature = torch.where(on_sphere, 1 - setting.scale**-2, 1.0)
+        drift = (1 - kept) * (signal * field.predict(times, x) - x) * curvature
+        condition = field.condition if field.condition_strength else None
+        spread, noise = (_white_noise(x, setting) for _ in range(2))
+        spread = setting.gaussian.apply_covariance(times, spread, condition, power=0.5)
+        drawn = (1 - kept) * signal * spread + width * (1 - kept.square()).sqrt() * noise
+        return _walk(manifold, x, drift + self.temperature * drawn / setting.scale)
 
 
 Noise = StepNoise | Refresh
 
 
-def _walk(
-    field: FlowField, x: Tensor, drift: Tensor, width: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Follow the geodesic of the tangent part of drift + width x noise."""
-    manifold = field.path.manifold
-    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    step = drift + width * noise / manifold.unit_scale.to(x)
+def _white_noise(x: Tensor, setting: Setting) -> Tensor:
+    return torch.randn(x.shape, generator=setting.generator, dtype=x.dtype, device=x.device)
+
+
+def _walk(manifold: ProductManifold, x: Tensor, step: Tensor) -> Tensor:
+    """Follow the geodesic of the tangent part of a step."""
     return manifold.expmap(x, manifold.proju(x, step))
 
 

@@ -58,7 +58,7 @@ class Integrator:
         """
         perturb = None
         if self.noise is not None:
-            perturb = functools.partial(self.noise.perturb, generator=self.setting.generator)
+            perturb = functools.partial(self.noise.perturb, setting=self.setting)
         points = integrate(
             self.field if self.guided is None else self.guided,
             x_0,

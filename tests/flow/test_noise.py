@@ -1,10 +1,14 @@
-"""Stochastic sampling of a Gaussian flow: what is preserved and what is widened."""
+"""Stochastic sampling: what is preserved and what is widened, on Gaussian flows and on spheres."""
+
+import math
 
 import pytest
 import torch
 from scipy.integrate import quad
 
-from bayesflow_nn.flow import Integrator, Refresh, StepNoise
+from bayesflow_nn.flow import FlowField, GeodesicPath, Integrator, Refresh, Setting, StepNoise
+from bayesflow_nn.geometry import ProductManifold, SphereBlock
+from bayesflow_nn.velocity import AffineDenoiser
 
 N = 20_000
 
@@ -49,17 +53,87 @@ def test_white_noise_adds_the_variance_that_the_flow_carries_on(gaussian_flow):
     torch.testing.assert_close(actual, actual.new_tensor(expected), rtol=bound, atol=0)
 
 
+@pytest.mark.parametrize("step", [0.05, 0.5])
+def test_refreshing_keeps_the_law_of_a_gaussian_at_any_step(gaussian_flow, step):
+    flow = gaussian_flow
+    t, h = (torch.tensor(value, dtype=torch.float64) for value in (0.4, step))
+    signal, width = (part.item() for part in flow.field.path.schedule(t[None]))
+    law = signal**2 * flow.covariance + width**2 * torch.eye(3, dtype=torch.float64)
+    x = signal * flow.mean + flow.source(N) @ torch.linalg.cholesky(law).T
+    fresh = Refresh(2.0).perturb(flow.field, t, h, x, flow.setting())
+    # 5 standard errors of a mean and of a variance from N draws.
+    assert ((fresh - x).mean(0).abs() < 5 * (2 * law.diagonal() / N).sqrt()).all()
+    torch.testing.assert_close(fresh.T.cov(), x.T.cov(), rtol=5 * (4 / N) ** 0.5, atol=0.05)
+    assert (fresh - x).var(0).min() > 0.1 * step
+
+
+class Atoms:
+    """Exact prediction for targets that are a few points of a sphere, each as likely."""
+
+    def __init__(self, path, points):
+        self.path, self.points = path, points
+
+    def __call__(self, t, x):
+        kappa = self.path.kappa(t)[:, None]
+        cos = x @ self.points.T
+        psi = cos.clamp(-1, 1).acos()
+        # Angle between target and source, of density sin^(d - 2), and hardly any beyond pi.
+        theta = (psi / kappa).clamp(max=math.pi - 1e-3)
+        weight = ((x.shape[1] - 2) * (theta.sin().log() - psi.sin().log())).softmax(1)
+        # The tangent part of this, times rate of the path, is the mean of the logarithms.
+        phi = kappa * (math.pi / 2)
+        return phi.sin() / phi * (weight * psi / psi.sin()) @ self.points
+
+
+def test_refreshing_keeps_the_law_on_spheres_of_few_dimensions(draw_points, generator):
+    manifold = ProductManifold([SphereBlock(1, 4)])
+    path = GeodesicPath(manifold, sigma=1e-3)
+    pole = torch.eye(4, dtype=torch.float64)[0]
+    points = manifold.projx(pole + 0.7 * draw_points(manifold, 50))
+    field = FlowField(path, Atoms(path, points))
+
+    class Certain:
+        """Of a target that the prediction leaves no doubt about; steps are small."""
+
+        def apply_covariance(self, t, v, condition=None, *, power=1.0):
+            return torch.zeros_like(v)
+
+    setting = Setting(lambda x: x, lambda x: x, Certain(), manifold.unit_scale.double(), generator)
+    t, h = (torch.tensor(value, dtype=torch.float64) for value in (0.5, 0.02))
+    n = 5000
+    chosen = points[torch.randint(len(points), (n,), generator=generator)]
+    x = path.sample(t.expand(n), draw_points(manifold, n), chosen).x_t
+    before = (x @ pole).mean().item()
+    for _ in range(10):
+        x = Refresh(1.0).perturb(field, t, h, x, setting)
+    # Exact up to the second order in 1 / d: the formula of flat space is off by .048.
+    assert (x @ pole).mean().item() == pytest.approx(before, abs=0.02)
+
+
 @pytest.mark.parametrize("kind", [StepNoise, Refresh])
 def test_noise_stays_on_the_manifold(kind, product, draw_points, prescribed_field, generator):
     field = prescribed_field(product, lambda t, x: torch.zeros_like(x))
     field.predict = lambda t, x: x
     x = draw_points(product, 10)
+    gaussian = AffineDenoiser(draw_points(product, 50), None, field.path.schedule)
+    scale = product.unit_scale.double()
+    setting = Setting(lambda x: x, lambda x: x, gaussian, scale, generator)
     t, h = (torch.tensor(value, dtype=torch.float64) for value in (0.3, 0.1))
-    moved = kind(1.0).perturb(field, t, h, x, generator)
+    moved = kind(1.0).perturb(field, t, h, x, setting)
     torch.testing.assert_close(product.projx(moved), moved, atol=1e-15, rtol=1e-15)
     assert (product.dist(x, moved) > 0.01).all()
     after = torch.tensor(0.9, dtype=torch.float64)
-    assert kind(1.0, end=0.5).perturb(field, after, h, x, generator) is x
+    assert kind(1.0, end=0.5).perturb(field, after, h, x, setting) is x
+
+
+def test_at_temperature_zero_nothing_is_drawn(gaussian_flow):
+    flow = gaussian_flow
+    t, h = (torch.tensor(value, dtype=torch.float64) for value in (0.4, 0.1))
+    first, second = (
+        Refresh(1.0, temperature=0.0).perturb(flow.field, t, h, flow.source(5), flow.setting(seed))
+        for seed in (0, 1)
+    )
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("kind", [StepNoise, Refresh])
