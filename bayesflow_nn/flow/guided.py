@@ -16,7 +16,7 @@ from bayesflow_nn.velocity import GaussianDenoiser
 
 @dataclass(frozen=True)
 class Setting:
-    """What guidance needs to know of the space of networks.
+    """What guidance and noise need to know of the space of networks.
 
     Attributes
     ----------

@@ -93,7 +93,7 @@ class Refresh:
     start, end : float
         Part of the trajectory on which noise is drawn anew.
     temperature : float
-        Factor on what is drawn, that of the source points.
+        Factor on what is drawn; `FlowPosterior.sample` sets it to that of the source points.
 
     Examples
     --------

@@ -247,7 +247,7 @@ class TrajectoryDisplay:
         random_state: int | None = 0,
         **kwargs: Any,
     ) -> TrajectoryDisplay:
-        """Draw paths of fresh samples of a fitted posterior.
+        """Draw paths along the flow of a fitted posterior, from fresh source points.
 
         Parameters
         ----------
@@ -266,6 +266,8 @@ class TrajectoryDisplay:
             If the posterior is not fitted.
         """
         check_posterior(posterior, "chart_", "training_points_")
-        trajectory = posterior.sample(n_samples, random_state=random_state, return_trajectory=True)
+        trajectory = posterior.sample(
+            n_samples, random_state=random_state, noise=0, return_trajectory=True
+        )
         training = posterior.chart_.to_weights(spread_rows(posterior.training_points_, n_training))
         return cls.from_trajectory(trajectory.times, trajectory.weights, training, **kwargs)

@@ -1,8 +1,9 @@
 """Quality of networks against evaluations of the velocity, with and without guidance.
 
 The thesis asks how few steps a flow needs ([E25] Figures 7.3 and 7.4). Here the same source points
-go through Euler and midpoint steps and through distilled maps, on every geometry; each then takes
-no gradient of the training loss or 24 of them after t = 1 (`TaskGuidance(X, y)`). Data, split,
+go through Euler and midpoint steps of the flow, through steps between which their noise is drawn
+anew (the default of samples), and through distilled maps, on every geometry; each then takes no
+gradient of the training loss or 24 of them after t = 1 (`TaskGuidance(X, y)`). Data, split,
 population, novelty and dispersion are those of ``python -m bayesflow_nn``.
 
     python examples/benchmarks/few_steps.py [--dataset digits] [--n-networks N] [--max-iter N]
@@ -28,7 +29,21 @@ from bayesflow_nn.demonstration.problems import PROBLEMS, Data, load_data, train
 from bayesflow_nn.symmetry.chart import GEOMETRIES
 
 N_GENERATED = 200
-EULER, MIDPOINT, DISTILLED = (1, 2, 4, 8, 16, 32, 64, 256), (1, 2, 4, 8, 16, 32), (1, 2, 4)
+# Name, solver, rate of noise, evaluations per step, numbers of steps.
+SOLVERS = [
+    ("euler", "euler", 0, 1, (1, 2, 4, 8, 16, 32, 64, 256)),
+    ("midpoint", "midpoint", 0, 2, (1, 2, 4, 8, 16, 32)),
+    ("euler with noise", "euler", 1, 2, (2, 4, 8, 16, 32)),
+    ("midpoint with noise", "midpoint", 1, 3, (2, 4, 8, 16, 32)),
+]
+DISTILLED = (1, 2, 4)
+COLOURS = {
+    "euler": "#0072b2",
+    "midpoint": "#d55e00",
+    "euler with noise": "#56b4e9",
+    "midpoint with noise": "#e69f00",
+    "distilled": "#009e73",
+}
 
 
 class Way(NamedTuple):
@@ -51,9 +66,10 @@ class Result(NamedTuple):
 
 def ways(posterior: FlowPosterior) -> Iterator[Way]:
     """All ways, from the same flow."""
-    for solver, cost, counts in (("euler", 1, EULER), ("midpoint", 2, MIDPOINT)):
+    for name, solver, noise, cost, counts in SOLVERS:
         for n in counts:
-            yield Way(solver, n, cost * n, posterior, {"solver": solver, "n_steps": n})
+            options = {"solver": solver, "n_steps": n, "noise": noise}
+            yield Way(name, n, cost * n, posterior, options)
     for n in DISTILLED:
         start = time.perf_counter()
         fast = posterior.distill(n, random_state=0)
@@ -94,8 +110,7 @@ def summary(results: list[Result]) -> str:
 
 def draw_panel(axes: Axes, results: list[Result], trained: Row, title: str) -> None:
     """Loss against evaluations on one geometry; dashed under guidance."""
-    colours = {"euler": "#0072b2", "midpoint": "#d55e00", "distilled": "#009e73"}
-    for name, colour in colours.items():
+    for name, colour in COLOURS.items():
         for guided, style in ((False, "o-"), (True, "o--")):
             points = [
                 (r.way.n_evaluations, r.row.nll)

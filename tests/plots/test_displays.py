@@ -152,7 +152,7 @@ def test_loss_curves_are_the_history(posterior, ax):
 
 def test_paths_are_principal_components_of_the_trajectory(posterior, ax):
     display = TrajectoryDisplay.from_estimator(posterior, n_samples=5, ax=ax)
-    trajectory = posterior.sample(5, random_state=0, return_trajectory=True)
+    trajectory = posterior.sample(5, random_state=0, noise=0, return_trajectory=True)
     training = posterior.chart_.to_weights(posterior.training_points_).numpy()
     pca = PCA(2, random_state=0).fit(training)
     ends = pca.transform(trajectory.weights[-1])

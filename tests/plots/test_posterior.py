@@ -86,9 +86,9 @@ def test_panels_lie_inside_the_given_axes():
     assert not right.axison and left.axison
 
 
-def test_paths_of_a_posterior_end_at_its_samples(posterior):
+def test_paths_of_a_posterior_are_those_of_its_flow(posterior):
     display = TrajectoryDisplay.from_estimator(posterior, n_samples=6, random_state=1)
-    trajectory = posterior.sample(6, random_state=1, return_trajectory=True)
+    trajectory = posterior.sample(6, random_state=1, noise=0, return_trajectory=True)
     training = posterior.chart_.to_weights(posterior.training_points_)
     same = TrajectoryDisplay.from_trajectory(*trajectory, training)
     np.testing.assert_allclose(display.paths, same.paths)
