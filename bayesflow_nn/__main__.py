@@ -28,11 +28,9 @@ from bayesflow_nn.symmetry.chart import GEOMETRIES
 
 QUICK_NETWORKS = 400
 QUICK = {"max_iter": 60, "batch_size": 64, "n_steps": 8}
-TEMPERATURES = (1.0, 0.9, 0.7, 0.6)
-N_DENSITIES, DENSITY_STEPS = (
-    50,
-    4,
-)  # of rk4; twice as many move the log evidence by less than its error
+TEMPERATURES = (1.0, 0.8, 0.6, 0.4)
+N_DENSITIES = 50
+DENSITY_STEPS = 4  # of rk4; twice as many move the log evidence by less than its error
 FRONTIER = (0.0, 0.5, 0.7, 0.9, 1.0)
 
 
