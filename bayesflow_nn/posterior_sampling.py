@@ -132,10 +132,9 @@ class SamplingMethods:
             check_option("solver", solver, SOLVERS)
             check_integer("n_steps", n_steps)
             check_sampling(solver, noise, guidance)
-            if noise is None and solver != "dopri5" and not (guidance and guidance.source_steps):
-                noise = self.noise  # would forget a source point that was searched for
             objective = guidance and guidance.bind(flow.architecture_, generator)
             field = flow.field_.given(*given)
+            noise = flow._choose_noise(noise, solver, guidance)
             transport = Integrator(
                 field,
                 setting,
@@ -265,6 +264,15 @@ class SamplingMethods:
             n_steps,
             progress=self.verbose,
         )
+
+    def _choose_noise(
+        self, noise: float | Noise | None, solver: str, guidance: Guidance | None
+    ) -> float | Noise | None:
+        """The noise that was asked for, or the estimator's where a sample can have it."""
+        if noise is not None or solver == "dopri5":
+            return noise
+        # A source point that was searched for would be forgotten.
+        return None if guidance is not None and guidance.source_steps else self.noise
 
     def _make_grid(self, field: FlowField, x_0: Tensor, n_steps: int) -> Tensor:
         if self.time_grid == "error":
