@@ -26,6 +26,7 @@ def finish(
     objective: Objective,
     setting: Setting,
     *,
+    manifold: ProductManifold,
     condition: Tensor | None = None,
     progress: bool = False,
 ) -> Tensor:
@@ -38,6 +39,8 @@ def finish(
     guidance : Guidance
     objective : callable
     setting : Setting
+    manifold : ProductManifold
+        On its spheres steps follow geodesics.
     condition : Tensor of shape (n, n_features), optional
         Condition of every network.
     progress : bool
@@ -58,7 +61,8 @@ def finish(
     for step in trange(guidance.finish_steps, disable=not progress, desc="finish", leave=False):
         where = f"in step {step + 1} after t = 1; {advice}"
         gradient = objective_gradient(objective, setting, x, where)
-        x = setting.project(x + rule(x, gradient) / setting.scale)
+        step = manifold.proju(x, rule(x, gradient) / setting.scale)
+        x = setting.project(manifold.expmap(x, step))
     return check_finite(x, f"finish={guidance.finish!r}", advice)
 
 

@@ -118,14 +118,9 @@ class Sampler:
         if self.guidance is None:
             return transport(x_0)
         guide = (self.guidance, self.objective, transport.setting)
-        x_0 = search_source(
-            x_0,
-            transport.differentiable,
-            *guide,
-            manifold=transport.field.path.manifold,
-            progress=self.progress,
-        )
+        options = {"manifold": transport.field.path.manifold, "progress": self.progress}
+        x_0 = search_source(x_0, transport.differentiable, *guide, **options)
         points = transport(x_0)
         last = points[-1] if points.ndim > x_0.ndim else points
-        end = finish(last, *guide, condition=transport.field.condition, progress=self.progress)
+        end = finish(last, *guide, condition=transport.field.condition, **options)
         return end if last is points else torch.cat([points[:-1], end[None]])

@@ -83,7 +83,7 @@ def finished(posterior: FlowPosterior, x: Tensor, guidance: TaskGuidance) -> Ten
         chart.to_weights, chart.project, posterior.gaussian_, posterior.unit_scale_, generator
     )
     objective = guidance.bind(posterior.architecture_, generator)
-    return chart.to_weights(finish(x, guidance, objective, setting))
+    return chart.to_weights(finish(x, guidance, objective, setting, manifold=chart.manifold))
 
 
 def early_stopped(architecture: Architecture, data: Data) -> tuple[WeightPopulation, int]:
