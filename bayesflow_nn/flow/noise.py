@@ -109,6 +109,10 @@ class Refresh:
     def __post_init__(self) -> None:
         _check_positive("Refresh: rate", self.rate)
         _check_interval("Refresh", self.start, self.end)
+        if not 0 <= self.temperature <= 1:
+            raise ValueError(
+                f"Refresh: temperature must be a number in [0, 1], got {self.temperature!r}."
+            )
 
     def perturb(
         self, field: FlowField, t: Tensor, h: Tensor, x: Tensor, setting: Setting
@@ -145,7 +149,7 @@ def _walk(manifold: ProductManifold, x: Tensor, step: Tensor) -> Tensor:
 def _check_positive(name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(
-            f"{name} must be a positive number, got {value!r}; for none leave noise=None"
+            f"{name} must be a positive number, got {value!r}; noise=0 is none."
         )
 
 

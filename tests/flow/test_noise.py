@@ -143,3 +143,8 @@ def test_wrong_noise_is_refused(kind, value):
         kind(value)
     with pytest.raises(ValueError, match="0 <= start < end <= 1, got 0.6 and 0.5"):
         kind(1.0, start=0.6, end=0.5)
+
+
+def test_a_wrong_temperature_is_refused():
+    with pytest.raises(ValueError, match=r"temperature must be a number in \[0, 1\], got 1.5"):
+        Refresh(1.0, temperature=1.5)
