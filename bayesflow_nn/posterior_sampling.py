@@ -282,4 +282,11 @@ class SamplingMethods:
 
     def _make_setting(self, generator: torch.Generator) -> Setting:
         chart = self.chart_
-        return Setting(chart.to_weights, chart.project, self.gaussian_, self.unit_scale_, generator)
+        return Setting(
+            chart.to_weights,
+            chart.project,
+            chart.move,
+            self.gaussian_,
+            self.unit_scale_,
+            generator,
+        )

@@ -1,6 +1,6 @@
 """Guidance before and after the flow: steps of an optimizer, or Langevin dynamics, on all networks.
 
-Steps are in coordinates of unit variance, and every step ends with the projection to the manifold.
+Steps are in coordinates of unit variance. After the flow they follow the geodesics of the spheres.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ def finish(
     objective: Objective,
     setting: Setting,
     *,
-    manifold: ProductManifold,
     condition: Tensor | None = None,
     progress: bool = False,
 ) -> Tensor:
@@ -39,8 +38,6 @@ def finish(
     guidance : Guidance
     objective : callable
     setting : Setting
-    manifold : ProductManifold
-        On its spheres steps follow geodesics.
     condition : Tensor of shape (n, n_features), optional
         Condition of every network.
     progress : bool
@@ -61,8 +58,7 @@ def finish(
     for step in trange(guidance.finish_steps, disable=not progress, desc="finish", leave=False):
         where = f"in step {step + 1} after t = 1; {advice}"
         gradient = objective_gradient(objective, setting, x, where)
-        step = manifold.proju(x, rule(x, gradient) / setting.scale)
-        x = setting.project(manifold.expmap(x, step))
+        x = setting.move(x, rule(x, gradient) / setting.scale)
     return check_finite(x, f"finish={guidance.finish!r}", advice)
 
 

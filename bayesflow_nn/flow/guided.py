@@ -24,6 +24,8 @@ class Setting:
         Points ``(n, n_coordinates)`` to weights ``(n, n_weights)``, differentiable.
     project : callable
         Points to the nearest ones that are networks, differentiable.
+    move : callable
+        Points of networks and steps to the networks at their ends.
     gaussian : GaussianDenoiser
         Gaussian approximation of the flow, in coordinates of unit variance.
     scale : Tensor of shape (n_coordinates,)
@@ -33,6 +35,7 @@ class Setting:
 
     to_weights: Callable[[Tensor], Tensor]
     project: Callable[[Tensor], Tensor]
+    move: Callable[[Tensor, Tensor], Tensor]
     gaussian: GaussianDenoiser
     scale: Tensor
     generator: torch.Generator

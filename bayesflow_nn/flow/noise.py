@@ -148,9 +148,7 @@ def _walk(manifold: ProductManifold, x: Tensor, step: Tensor) -> Tensor:
 
 def _check_positive(name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(
-            f"{name} must be a positive number, got {value!r}; noise=0 is none."
-        )
+        raise ValueError(f"{name} must be a positive number, got {value!r}; noise=0 is none.")
 
 
 def _check_interval(owner: str, start: float, end: float) -> None:

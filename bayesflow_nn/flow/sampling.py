@@ -118,9 +118,14 @@ class Sampler:
         if self.guidance is None:
             return transport(x_0)
         guide = (self.guidance, self.objective, transport.setting)
-        options = {"manifold": transport.field.path.manifold, "progress": self.progress}
-        x_0 = search_source(x_0, transport.differentiable, *guide, **options)
+        x_0 = search_source(
+            x_0,
+            transport.differentiable,
+            *guide,
+            manifold=transport.field.path.manifold,
+            progress=self.progress,
+        )
         points = transport(x_0)
         last = points[-1] if points.ndim > x_0.ndim else points
-        end = finish(last, *guide, condition=transport.field.condition, **options)
+        end = finish(last, *guide, condition=transport.field.condition, progress=self.progress)
         return end if last is points else torch.cat([points[:-1], end[None]])

@@ -313,6 +313,29 @@ class WeightChart:
             return point
         return standardisation.to_point(coordinates.encode(self._decode(point)))
 
+    def move(self, point: Tensor, step: Tensor) -> Tensor:
+        """Networks a step further: directions along geodesics of their spheres, the rest straight.
+
+        Only the tangent part of a step counts for a direction, on the geometry "normalized" too,
+        so that no step changes the scale of a neuron.
+
+        Parameters
+        ----------
+        point : Tensor of shape (n_networks, n_coordinates)
+            With every direction on its sphere, as `project` returns it.
+        step : Tensor of shape (n_networks, n_coordinates)
+
+        Returns
+        -------
+        Tensor of shape (n_networks, n_coordinates)
+        """
+        standardisation, canonical = self._fitted_standardisation(), self.canonical_manifold
+        if not canonical.n_spheres:
+            return point + step
+        coordinates = standardisation.to_coordinates(point)
+        tangent = canonical.proju(coordinates, standardisation.scale.to(step) * step)
+        return standardisation.to_point(canonical.expmap(coordinates, tangent))
+
     def log_abs_det(self) -> float:
         r"""Log volume of the canonical coordinates per volume of the points, in nats.
 

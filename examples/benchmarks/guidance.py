@@ -80,10 +80,15 @@ def finished(posterior: FlowPosterior, x: Tensor, guidance: TaskGuidance) -> Ten
     generator = torch.Generator().manual_seed(0)
     chart = posterior.chart_
     setting = Setting(
-        chart.to_weights, chart.project, posterior.gaussian_, posterior.unit_scale_, generator
+        chart.to_weights,
+        chart.project,
+        chart.move,
+        posterior.gaussian_,
+        posterior.unit_scale_,
+        generator,
     )
     objective = guidance.bind(posterior.architecture_, generator)
-    return chart.to_weights(finish(x, guidance, objective, setting, manifold=chart.manifold))
+    return chart.to_weights(finish(x, guidance, objective, setting))
 
 
 def early_stopped(architecture: Architecture, data: Data) -> tuple[WeightPopulation, int]:

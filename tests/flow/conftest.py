@@ -93,6 +93,7 @@ class GaussianFlow:
         return Setting(
             to_weights=lambda x: x,
             project=lambda x: x,
+            move=torch.add,
             gaussian=self.gaussian,
             scale=torch.ones(3, dtype=torch.float64),
             generator=torch.Generator().manual_seed(seed),

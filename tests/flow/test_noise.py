@@ -98,7 +98,9 @@ def test_refreshing_keeps_the_law_on_spheres_of_few_dimensions(draw_points, gene
         def apply_covariance(self, t, v, condition=None, *, power=1.0):
             return torch.zeros_like(v)
 
-    setting = Setting(lambda x: x, lambda x: x, Certain(), manifold.unit_scale.double(), generator)
+    setting = Setting(
+        lambda x: x, lambda x: x, torch.add, Certain(), manifold.unit_scale.double(), generator
+    )
     t, h = (torch.tensor(value, dtype=torch.float64) for value in (0.5, 0.02))
     n = 5000
     chosen = points[torch.randint(len(points), (n,), generator=generator)]
@@ -117,7 +119,7 @@ def test_noise_stays_on_the_manifold(kind, product, draw_points, prescribed_fiel
     x = draw_points(product, 10)
     gaussian = AffineDenoiser(draw_points(product, 50), None, field.path.schedule)
     scale = product.unit_scale.double()
-    setting = Setting(lambda x: x, lambda x: x, gaussian, scale, generator)
+    setting = Setting(lambda x: x, lambda x: x, torch.add, gaussian, scale, generator)
     t, h = (torch.tensor(value, dtype=torch.float64) for value in (0.3, 0.1))
     moved = kind(1.0).perturb(field, t, h, x, setting)
     torch.testing.assert_close(product.projx(moved), moved, atol=1e-15, rtol=1e-15)

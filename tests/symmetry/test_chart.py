@@ -223,6 +223,23 @@ def test_project_is_differentiable(geometry):
     assert torch.autograd.gradcheck(chart.project, (point.double().requires_grad_(),))
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_moves_follow_geodesics_and_give_no_norm_to_other_layers(geometry):
+    chart = fitted(geometry=geometry)
+    points = random_points(chart)
+    step = 0.1 * torch.randn_like(points)
+    moved = chart.move(points, step)
+    torch.testing.assert_close(chart.project(moved), moved)  # still on the spheres
+    on_sphere = chart.canonical_manifold.sphere_mask
+    torch.testing.assert_close(moved[:, ~on_sphere], (points + step)[:, ~on_sphere])
+    # To first order this is the tangent part of the step.
+    short = chart.move(points, 1e-6 * step) - points
+    scale = chart.fixed_scale.nan_to_num(1.0)  # of directions
+    tangent = chart.canonical_manifold.proju(scale * points, scale * step) / scale
+    expected = torch.where(on_sphere, tangent, step)
+    torch.testing.assert_close(short / 1e-6, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_nothing_is_projected_where_there_is_no_sphere():
     chart = fitted(geometry="euclidean")
     points = torch.randn(6, chart.manifold.n_coordinates, dtype=torch.float64)
