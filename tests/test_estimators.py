@@ -147,7 +147,9 @@ def test_means_and_noise_are_in_the_units_of_the_targets(line):
     assert draws.shape == (500, 400)
     # 400 means of 500 draws: 6 standard errors are exceeded with a probability of 1e-6.
     assert (np.abs(draws.mean(0) - mean) < 6 * std / np.sqrt(500)).all()
-    assert 4 < noise < 8  # 5, by 40 residuals of networks of little training
+    # 5, of targets whose own deviation is 20: a flow of twenty steps explains a part of it by the
+    # spread of its networks, which is nearly as wide.
+    assert 2.5 < noise < 10
 
 
 def test_predicted_noise_follows_the_inputs():
