@@ -1,5 +1,6 @@
 """Guidance against tilted Gaussians, whose moments are known in closed form."""
 
+import dataclasses
 import math
 import re
 
@@ -75,6 +76,19 @@ def test_the_finish_lowers_the_objective_of_every_network(gaussian_flow, rule):
     far = quadratic(start) > 0.1  # steps of fixed length overshoot where little is left to gain
     assert far.sum() > 30
     assert (quadratic(after) < quadratic(start))[far].all()
+
+
+def test_the_finish_follows_the_spheres_and_projects_nothing(product, draw_points, gaussian_flow):
+    """Where a projection kept the function, it would give the norm of a step to another layer."""
+    setting = dataclasses.replace(
+        gaussian_flow.setting(),
+        project=lambda x: 2 * x,
+        move=lambda x, step: product.expmap(x, product.proju(x, step)),
+        scale=product.unit_scale.double(),
+    )
+    guidance = Guidance(quadratic, strength=0.0, finish_steps=10)
+    after = finish(draw_points(product, 20), guidance, quadratic, setting)
+    torch.testing.assert_close(product.projx(after), after, atol=1e-14, rtol=0)
 
 
 def test_langevin_dynamics_samples_the_tilted_gaussian(gaussian_flow):
