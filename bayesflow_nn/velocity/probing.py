@@ -37,6 +37,7 @@ from bayesflow_nn.velocity.gaussian import Denoised
 from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.velocity.problem import VelocityProblem
+from bayesflow_nn.velocity.sphere_mean import condition_on_spheres
 
 _RESPONSE_WIDTH = 32
 _LARGEST_CONDITION = 1e5  # of systems that are solved in float32
@@ -87,6 +88,7 @@ class ProbeVelocity(nn.Module):
             )
         self.denoiser = problem.make_gaussian()
         self.n_condition_features = problem.n_condition_features
+        self.chart = problem.chart
         self.refinements = nn.ModuleList(
             _Refinement(problem, n_probes) for _ in range(n_refinements)
         )
@@ -97,12 +99,18 @@ class ProbeVelocity(nn.Module):
 
     def denoise(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
         """Predict the target, with the variance of the Gaussian prediction."""
-        prediction, variance = self.denoiser(t, x, condition)
+        mean, variance = self.denoiser(t, x, condition)
         features = all_features(t, condition, self.n_condition_features)
         for refinement in self.refinements:
-            step = refinement(features, prediction, variance)
-            prediction = prediction + _within_posterior(step, variance)
-        return Denoised(prediction, variance)
+            step = refinement(features, self._on_spheres(mean, variance), variance)
+            mean = mean + _within_posterior(step, variance)
+        return Denoised(self._on_spheres(mean, variance), variance)
+
+    def _on_spheres(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Tell a flat space of directions that they lie on spheres."""
+        if self.chart.geometry != "normalized":
+            return mean
+        return condition_on_spheres(self.chart.canonical_manifold, mean, variance)
 
     def on(self, chart: WeightChart) -> ProbeVelocity:
         """Run the same model on networks with other widths, where its Gaussian is exchangeable.
@@ -119,6 +127,7 @@ class ProbeVelocity(nn.Module):
         """
         other = copy.copy(self)
         other._modules = dict(self._modules)  # `copy` shares it
+        other.chart = chart
         other.denoiser = self.denoiser.on(NeuralGraph(chart))
         other.refinements = nn.ModuleList(step.on(chart) for step in self.refinements)
         return other

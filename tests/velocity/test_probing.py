@@ -12,6 +12,7 @@ from bayesflow_nn.symmetry.dense_layers import DenseWeights
 from bayesflow_nn.velocity import ProbeVelocity
 from bayesflow_nn.velocity.features import all_features, time_features
 from bayesflow_nn.velocity.probing import _damped_step
+from bayesflow_nn.velocity.sphere_mean import condition_on_spheres
 from bayesflow_nn.weights import Architecture
 
 SIZES = {1: [4, 3], 2: [4, 5, 3], 3: [4, 5, 6, 3]}
@@ -47,9 +48,13 @@ def small(make_model):
 
 
 def test_without_a_response_it_is_the_affine_denoiser(model_and_problem, draw_noisy):
+    """In a flat space of directions, given that they lie on spheres."""
     model, problem = model_and_problem
     t, x = draw_noisy(problem)
-    expected = problem.make_denoiser()(t, x).mean
+    expected, variance = problem.make_denoiser()(t, x)
+    if problem.chart.geometry == "normalized":
+        manifold = problem.chart.canonical_manifold
+        expected = condition_on_spheres(manifold, expected, variance)
     assert not torch.allclose(model(t, x), expected)
     for refinement in model.refinements:
         nn.init.zeros_(refinement.response.read_out.weight)
