@@ -139,9 +139,8 @@ class FlowPosterior(
         Number of equal steps, for samples and densities.
     noise : float, StepNoise or Refresh
         Noise on the way of samples: the rate at which their source noise is drawn anew between the
-        steps (:class:`~bayesflow_nn.flow.Refresh`), which keeps their law and forgets errors of
-        the velocity; 1 is the reverse of a diffusion, 0 follows the flow, as densities do and all
-        that "dopri5" draws.
+        later steps (:class:`~bayesflow_nn.flow.Refresh`), which keeps their law and forgets errors
+        of the velocity; 0 follows the flow, as densities do and all that "dopri5" draws.
     time_grid : {"uniform", "error"}
         Equal steps for samples, or shorter ones where trajectories bend.
     density_solver : {"rk4", "midpoint", "euler", "dopri5"}
@@ -228,7 +227,7 @@ class FlowPosterior(
         prediction: str = "velocity",
         sigma: float = 1e-3,
         time_distribution: str = "auto",
-        max_iter: int = 600,
+        max_iter: int = 900,
         batch_size: int = 128,
         learning_rate: float = 4e-3,
         weight_decay: float = 1e-4,
@@ -239,7 +238,7 @@ class FlowPosterior(
         condition_dropout: float = 0.1,
         solver: str = "midpoint",
         n_steps: int = 16,
-        noise: Any = 1.0,
+        noise: Any = 4.0,
         time_grid: str = "uniform",
         density_solver: str = "rk4",
         tolerance: float = 1e-5,

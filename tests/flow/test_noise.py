@@ -26,7 +26,7 @@ def sample(flow, noise, n_steps=64):
 
 
 def test_refreshed_noise_keeps_the_distribution_and_forgets_the_source(gaussian_flow):
-    plain, fresh = sample(gaussian_flow, None), sample(gaussian_flow, Refresh(3.0))
+    plain, fresh = sample(gaussian_flow, None), sample(gaussian_flow, Refresh(3.0, start=0.0))
     error = (gaussian_flow.covariance.diagonal() / N).sqrt()
     # 5 standard errors, and 1 % of the deviation for 64 steps of splitting.
     bound = 5 * error + 0.01 * gaussian_flow.covariance.diagonal().sqrt()
@@ -60,7 +60,7 @@ def test_refreshing_keeps_the_law_of_a_gaussian_at_any_step(gaussian_flow, step)
     signal, width = (part.item() for part in flow.field.path.schedule(t[None]))
     law = signal**2 * flow.covariance + width**2 * torch.eye(3, dtype=torch.float64)
     x = signal * flow.mean + flow.source(N) @ torch.linalg.cholesky(law).T
-    fresh = Refresh(2.0).perturb(flow.field, t, h, x, flow.setting())
+    fresh = Refresh(2.0, start=0.0).perturb(flow.field, t, h, x, flow.setting())
     # 5 standard errors of a mean and of a covariance from N draws.
     variance = law.diagonal()
     assert ((fresh.mean(0) - signal * flow.mean).abs() < 5 * (variance / N).sqrt()).all()
@@ -109,7 +109,7 @@ def test_refreshing_keeps_the_law_on_spheres_of_few_dimensions(draw_points, gene
     x = path.sample(t.expand(n), draw_points(manifold, n), chosen).x_t
     before = (x @ pole).mean().item()
     for _ in range(10):
-        x = Refresh(1.0).perturb(field, t, h, x, setting)
+        x = Refresh(1.0, start=0.0).perturb(field, t, h, x, setting)
     # Exact up to the second order in 1 / d: the formula of flat space is off by .048.
     assert (x @ pole).mean().item() == pytest.approx(before, abs=0.02)
 
@@ -123,19 +123,19 @@ def test_noise_stays_on_the_manifold(kind, product, draw_points, prescribed_fiel
     scale = product.unit_scale.double()
     setting = Setting(lambda x: x, lambda x: x, torch.add, gaussian, scale, generator)
     t, h = (torch.tensor(value, dtype=torch.float64) for value in (0.3, 0.1))
-    moved = kind(1.0).perturb(field, t, h, x, setting)
+    moved = kind(1.0, start=0.0).perturb(field, t, h, x, setting)
     torch.testing.assert_close(product.projx(moved), moved, atol=1e-15, rtol=1e-15)
     assert (product.dist(x, moved) > 0.01).all()
     after = torch.tensor(0.9, dtype=torch.float64)
-    assert kind(1.0, end=0.5).perturb(field, after, h, x, setting) is x
+    assert kind(1.0, start=0.0, end=0.5).perturb(field, after, h, x, setting) is x
 
 
 def test_at_temperature_zero_nothing_is_drawn(gaussian_flow):
     flow = gaussian_flow
     t, h = (torch.tensor(value, dtype=torch.float64) for value in (0.4, 0.1))
+    noise = Refresh(1.0, start=0.0, temperature=0.0)
     first, second = (
-        Refresh(1.0, temperature=0.0).perturb(flow.field, t, h, flow.source(5), flow.setting(seed))
-        for seed in (0, 1)
+        noise.perturb(flow.field, t, h, flow.source(5), flow.setting(seed)) for seed in (0, 1)
     )
     assert torch.equal(first, second)
 
