@@ -238,7 +238,7 @@ class FlowPosterior(
         condition_dropout: float = 0.1,
         solver: str = "midpoint",
         n_steps: int = 16,
-        noise: Any = 4.0,
+        noise: Any = 2.0,
         time_grid: str = "uniform",
         density_solver: str = "rk4",
         tolerance: float = 1e-5,

@@ -103,7 +103,7 @@ class Refresh:
     Refresh(rate=0.5, start=0.7, end=0.9, temperature=1.0)
     """
 
-    rate: float = 4.0
+    rate: float = 2.0
     start: float = 0.7
     end: float = 1.0
     temperature: float = 1.0
