@@ -36,6 +36,7 @@ from bayesflow_nn.velocity.features import all_features
 from bayesflow_nn.velocity.gaussian import Denoised
 from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
+from bayesflow_nn.velocity.neuron_correction import NeuronCorrection
 from bayesflow_nn.velocity.problem import VelocityProblem
 from bayesflow_nn.velocity.sphere_mean import condition_on_spheres
 
@@ -87,6 +88,8 @@ class ProbeVelocity(nn.Module):
                 f"{architecture!r}; use velocity='mlp'"
             )
         self.denoiser = problem.make_gaussian()
+        self.is_flat = problem.chart.geometry == "normalized"
+        self.neurons = NeuronCorrection(problem) if self.is_flat else None
         self.n_condition_features = problem.n_condition_features
         self.chart = problem.chart
         self.refinements = nn.ModuleList(
@@ -101,6 +104,9 @@ class ProbeVelocity(nn.Module):
         """Predict the target, with the variance of the Gaussian prediction."""
         mean, variance = self.denoiser(t, x, condition)
         features = all_features(t, condition, self.n_condition_features)
+        if self.neurons is not None:
+            step = variance * self.neurons(features, self._on_spheres(mean, variance))
+            mean = mean + _within_posterior(step, variance)
         for refinement in self.refinements:
             step = refinement(features, self._on_spheres(mean, variance), variance)
             mean = mean + _within_posterior(step, variance)
@@ -108,7 +114,7 @@ class ProbeVelocity(nn.Module):
 
     def _on_spheres(self, mean: Tensor, variance: Tensor) -> Tensor:
         """Tell a flat space of directions that they lie on spheres."""
-        if self.chart.geometry != "normalized":
+        if not self.is_flat:
             return mean
         return condition_on_spheres(self.chart.canonical_manifold, mean, variance)
 
@@ -128,7 +134,9 @@ class ProbeVelocity(nn.Module):
         other = copy.copy(self)
         other._modules = dict(self._modules)  # `copy` shares it
         other.chart = chart
-        other.denoiser = self.denoiser.on(NeuralGraph(chart))
+        graph = NeuralGraph(chart)
+        other.denoiser = self.denoiser.on(graph)
+        other.neurons = self.neurons and self.neurons.on(graph)
         other.refinements = nn.ModuleList(step.on(chart) for step in self.refinements)
         return other
 

@@ -1,0 +1,112 @@
+r"""What a Gaussian misses in single neurons of a flat space.
+
+The weights of a neuron answer each other beyond second moments: its bias and its outgoing weights
+carry the norm that was taken from its direction, and hence share a scale. A small network per layer
+sees all that belongs to one of its neurons, is told which one it is, and corrects the mean of the
+Gaussian posterior,
+
+.. math::
+    \hat\mu_t \leftarrow \hat\mu_t + \bar s_t^2 f_\phi(t, \hat\mu_t),
+
+as the score of the law's ratio to the Gaussian would (Tweedie's formula). It vanishes where nothing
+is uncertain.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from bayesflow_nn.velocity.layered_graph import LayeredGraph
+from bayesflow_nn.velocity.mlp import initialise
+from bayesflow_nn.velocity.neural_graph import NeuralGraph
+from bayesflow_nn.velocity.problem import VelocityProblem
+
+_WIDTH = 64
+_INITIAL_IDENTITY = 0.3
+_INITIAL_CORRECTION = 0.05
+
+
+class NeuronCorrection(nn.Module):
+    """Correction of predictions, neuron by neuron.
+
+    Parameters
+    ----------
+    problem : VelocityProblem
+        Its chart must be that of a multilayer perceptron. Where the chart is pooled the neurons of
+        a layer have no identity, and of their weights only those of inputs and outputs count, so
+        that the correction is equivariant and suits any widths.
+
+    Notes
+    -----
+    Called with features of time and condition ``(n, n_features)`` and predictions
+    ``(n, n_coordinates)``; returns what to add per unit of variance.
+    """
+
+    def __init__(self, problem: VelocityProblem) -> None:
+        super().__init__()
+        self.places = _places(NeuralGraph(problem.chart), problem.chart.pooled)
+        self.layers = nn.ModuleList(
+            _Layer(*place.shape, problem, has_identity=not problem.chart.pooled)
+            for place in self.places
+        )
+
+    def on(self, graph: NeuralGraph) -> NeuronCorrection:
+        """The same correction on networks of other widths."""
+        other = copy.copy(self)
+        other.places = _places(graph, pooled=True)
+        return other
+
+    def forward(self, features: Tensor, x: Tensor) -> Tensor:
+        """Correct predictions ``x (n, n_coordinates)``, per unit of variance."""
+        correction = torch.zeros_like(x)
+        for place, layer in zip(self.places, self.layers, strict=True):
+            index = place.to(x.device)
+            own = layer(features, x[:, index])
+            correction = correction.index_add(1, index.flatten(), own.flatten(1))
+        return correction
+
+
+class _Layer(nn.Module):
+    """The network for the neurons of one layer."""
+
+    def __init__(
+        self, n_neurons: int, n_own: int, problem: VelocityProblem, *, has_identity: bool
+    ) -> None:
+        super().__init__()
+        self.read_in = nn.Linear(n_own, _WIDTH)
+        self.shift = nn.Linear(problem.n_features, _WIDTH)
+        self.hidden = nn.Linear(_WIDTH, _WIDTH)
+        self.read_out = nn.Linear(_WIDTH, n_own)
+        initialise(self, problem.generator)
+        identity = torch.zeros(1, _WIDTH)
+        if has_identity:
+            drawn = torch.randn(n_neurons, _WIDTH, generator=problem.generator)
+            identity = _INITIAL_IDENTITY * drawn
+        self.identity = nn.Parameter(identity)
+        with torch.no_grad():
+            self.read_out.weight.mul_(_INITIAL_CORRECTION)
+
+    def forward(self, features: Tensor, own: Tensor) -> Tensor:
+        hidden = torch.relu(self.read_in(own) + self.identity + self.shift(features)[:, None])
+        return self.read_out(torch.relu(self.hidden(hidden)))
+
+
+def _places(graph: LayeredGraph, pooled: bool) -> list[Tensor]:
+    """Coordinates ``(n_neurons, n_own)`` of the neurons of every layer that has any of its own."""
+    places = []
+    for number, nodes in enumerate(graph.node_sets):
+        own = [nodes.index]
+        if not nodes.is_named:
+            for block in graph.blocks:
+                into = block.target, block.source, block.index
+                out_of = block.source, block.target, block.index.transpose(0, 1)
+                for here, there, index in (into, out_of):
+                    if here == number and (not pooled or graph.node_sets[there].is_named):
+                        own.append(index.flatten(1))
+        place = torch.cat(own, dim=1)
+        if place.shape[1]:
+            places.append(place)
+    return places

@@ -1,0 +1,71 @@
+"""NeuronCorrection: what it sees, and whom it can tell apart."""
+
+import pytest
+import torch
+from torch.func import jacrev
+
+from bayesflow_nn.velocity.features import time_features
+from bayesflow_nn.velocity.neural_graph import NeuralGraph
+from bayesflow_nn.velocity.neuron_correction import NeuronCorrection
+from bayesflow_nn.weights import Architecture
+
+SIZES = [4, 5, 6, 3]
+N = 7
+
+
+@pytest.fixture
+def make_correction(make_problem):
+    """Build a correction in float64, the graph of its networks, features and points."""
+
+    def make(sizes, *, pooled, bias=True):
+        problem = make_problem(Architecture.mlp(sizes, bias=bias), "normalized", pooled=pooled)
+        correction = NeuronCorrection(problem).double()
+        return correction, NeuralGraph(problem.chart), time_features(torch.rand(N)), problem.points
+
+    return make
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_neuron_answers_to_its_own_coordinates_only(make_correction, pooled):
+    correction, graph, features, points = make_correction([4, 5, 3], pooled=pooled)
+    features, x = features[:1].double(), points[:1]
+    jacobian = jacrev(lambda x: correction(features, x))(x)[0, :, 0]
+    edges, nodes = graph.blocks, graph.node_sets
+    hidden = [
+        (edges[0].index[i], nodes[1].index[i], edges[1].index[:, i])
+        for i in range(len(nodes[1].index))
+    ]
+    outputs = [(node,) for node in nodes[2].index]  # a bias each, and the log norm of all
+    expected = torch.zeros_like(jacobian, dtype=torch.bool)
+    for parts in (*hidden, *outputs):
+        own = torch.cat([part.flatten() for part in parts])
+        expected[own[:, None], own] = True
+    assert torch.equal(jacobian != 0, expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_without_identities_it_commutes_with_permutations(make_correction, generator, bias):
+    correction, graph, features, points = make_correction(SIZES, pooled=True, bias=bias)
+    features, x = features.double(), points[:N]
+    orders = [torch.randperm(size, generator=generator) for size in SIZES[1:-1]]
+    moved = correction(features, graph.permute(x, orders))
+    torch.testing.assert_close(moved, graph.permute(correction(features, x), orders))
+    assert moved.abs().max() > 1e-3
+
+
+def test_aligned_neurons_are_told_apart(make_correction):
+    correction, graph, features, points = make_correction([4, 5, 3], pooled=False)
+    features, x = features.double(), points[:N]
+    order = [torch.tensor([1, 0, 2, 3, 4])]
+    moved = correction(features, graph.permute(x, order))
+    assert not torch.allclose(moved, graph.permute(correction(features, x), order))
+
+
+def test_other_widths_share_its_parameters(make_correction, make_problem):
+    correction, graph, features, points = make_correction(SIZES, pooled=True)
+    features, x = features.double(), points[:N]
+    assert torch.equal(correction.on(graph)(features, x), correction(features, x))
+    other = make_problem(Architecture.mlp([4, 8, 2, 3]), "normalized", pooled=True)
+    wider = correction.on(NeuralGraph(other.chart))
+    assert list(wider.parameters()) == list(correction.parameters())
+    assert wider(features, other.points[:N]).isfinite().all()
