@@ -82,7 +82,7 @@ def test_sources_are_optimised_through_probes(population, data):
     assert loss(guided, data).mean() < loss(plain, data).mean()
 
 
-@pytest.mark.parametrize("noise", [StepNoise(0.3), Refresh(2.0)])
+@pytest.mark.parametrize("noise", [StepNoise(0.3), Refresh(3.0)])
 def test_noise_follows_the_seed(posterior, noise):
     first, again = (posterior.sample(5, random_state=0, noise=noise) for _ in range(2))
     assert np.array_equal(first, again)

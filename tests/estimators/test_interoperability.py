@@ -77,7 +77,7 @@ def test_columns_of_a_frame_are_transformed_on_the_way():
     columns = ColumnTransformer(
         [("kind", OneHotEncoder(), ["kind"])], remainder="passthrough", sparse_threshold=0
     )
-    model = make_pipeline(columns, FlowBNNClassifier(**FAST | {"max_iter": 60}))
+    model = make_pipeline(columns, FlowBNNClassifier(**FAST | {"max_iter": 100}))
     assert model.fit(frame, y).score(frame, y) > 0.9
 
 
