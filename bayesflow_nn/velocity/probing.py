@@ -16,6 +16,9 @@ backpropagation through the generated network. A Kalman-like gain damps what the
 to strongly: per layer (I + rho G)^{-1}, with G the second moments of the layer's inputs over probes
 (the input factor of K-FAC, Martens & Grosse 2015). Several such steps refine the prediction.
 
+In a flat space of directions (``geometry="normalized"``) the Gaussian mean is corrected neuron by
+neuron first, and functions are seen at what it is once rows are known to lie on spheres.
+
 No label and no task loss enters; inputs only say where the probes start: one half where the
 networks are least certain, which is where their functions have to be precise.
 """

@@ -14,13 +14,14 @@ N = 7
 
 
 @pytest.fixture
-def make_correction(make_problem):
+def make_correction(make_problem, generator):
     """Build a correction in float64, the graph of its networks, features and points."""
 
     def make(sizes, *, pooled, bias=True):
         problem = make_problem(Architecture.mlp(sizes, bias=bias), "normalized", pooled=pooled)
+        features = time_features(torch.rand(N, generator=generator, dtype=torch.float64))
         correction = NeuronCorrection(problem).double()
-        return correction, NeuralGraph(problem.chart), time_features(torch.rand(N)), problem.points
+        return correction, NeuralGraph(problem.chart), features, problem.points
 
     return make
 
@@ -28,7 +29,7 @@ def make_correction(make_problem):
 @pytest.mark.parametrize("pooled", [False, True])
 def test_a_neuron_answers_to_its_own_coordinates_only(make_correction, pooled):
     correction, graph, features, points = make_correction([4, 5, 3], pooled=pooled)
-    features, x = features[:1].double(), points[:1]
+    features, x = features[:1], points[:1]
     jacobian = jacrev(lambda x: correction(features, x))(x)[0, :, 0]
     edges, nodes = graph.blocks, graph.node_sets
     hidden = [
@@ -46,7 +47,7 @@ def test_a_neuron_answers_to_its_own_coordinates_only(make_correction, pooled):
 @pytest.mark.parametrize("bias", [True, False])
 def test_without_identities_it_commutes_with_permutations(make_correction, generator, bias):
     correction, graph, features, points = make_correction(SIZES, pooled=True, bias=bias)
-    features, x = features.double(), points[:N]
+    x = points[:N]
     orders = [torch.randperm(size, generator=generator) for size in SIZES[1:-1]]
     moved = correction(features, graph.permute(x, orders))
     torch.testing.assert_close(moved, graph.permute(correction(features, x), orders))
@@ -55,7 +56,7 @@ def test_without_identities_it_commutes_with_permutations(make_correction, gener
 
 def test_aligned_neurons_are_told_apart(make_correction):
     correction, graph, features, points = make_correction([4, 5, 3], pooled=False)
-    features, x = features.double(), points[:N]
+    x = points[:N]
     order = [torch.tensor([1, 0, 2, 3, 4])]
     moved = correction(features, graph.permute(x, order))
     assert not torch.allclose(moved, graph.permute(correction(features, x), order))
@@ -63,9 +64,10 @@ def test_aligned_neurons_are_told_apart(make_correction):
 
 def test_other_widths_share_its_parameters(make_correction, make_problem):
     correction, graph, features, points = make_correction(SIZES, pooled=True)
-    features, x = features.double(), points[:N]
+    x = points[:N]
     assert torch.equal(correction.on(graph)(features, x), correction(features, x))
     other = make_problem(Architecture.mlp([4, 8, 2, 3]), "normalized", pooled=True)
     wider = correction.on(NeuralGraph(other.chart))
-    assert list(wider.parameters()) == list(correction.parameters())
+    own = zip(wider.parameters(), correction.parameters(), strict=True)
+    assert all(a is b for a, b in own)
     assert wider(features, other.points[:N]).isfinite().all()
