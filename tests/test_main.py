@@ -132,6 +132,9 @@ def test_scores_of_a_known_network():
     assert row.nll == pytest.approx(-(p.log() + (1 - p).log()).item() / 2, rel=1e-5)
     assert row.ece == pytest.approx(p.item() - 0.5, rel=1e-5)
     assert str(row).split()[-3:] == ["-", "-", "-"]
+    alone = comparison.average_row("averages of one", weights, size=1)
+    p = torch.sigmoid(2 * weights[:, 0])
+    assert alone.nll == pytest.approx(-(p.log() + (1 - p).log()).mean().item() / 2, rel=1e-5)
 
 
 @pytest.mark.parametrize(

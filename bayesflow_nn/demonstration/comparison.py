@@ -29,7 +29,8 @@ from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.predictive import network_scores, predict_proba
 from bayesflow_nn.weights import WeightPopulation
 
-N_GENERATED = 100
+N_GENERATED = 100  # that are averaged
+N_JUDGED = 1000  # at temperature 1, so that chance moves no digit that counts
 _LARGEST_TAU = 2.0
 
 
@@ -60,12 +61,14 @@ class Row:
 
 COLUMNS = ("accuracy", "NLL", "ECE", "novelty", "dispersion", "seconds")
 HEADER = " " * 34 + "".join(f"{column:>11}" for column in COLUMNS)
-LEGEND = """\
+LEGEND = f"""\
 NLL in nats and ECE on the test data: of a network alone (mean over networks), or of the average
 of their probabilities. Against trained networks that the flow never saw: novelty, the distance to
 the nearest training network (0 copies, 1 new), and dispersion, the distance to the set's own mean
-(0 collapsed, 1 as spread out). Seconds to train, or to generate. T: temperature of the source
-noise. A flow that has learned more than second moments beats the Gaussian of equal dispersion."""
+(0 collapsed, 1 as spread out). Seconds to train, or to generate {N_GENERATED}. T: temperature of
+the source noise; generated networks without it have T = 1, and their rows are means over
+{N_JUDGED} networks or {N_JUDGED // N_GENERATED} averages. A flow that has learned more than second
+moments beats the Gaussian of equal dispersion."""
 
 
 class Comparison:
@@ -101,13 +104,18 @@ class Comparison:
         accuracy, nll = scores.accuracy.mean().item(), scores.nll.mean().item()
         return Row(name, accuracy, nll, ece, report.novelty, report.dispersion, seconds)
 
-    def average_row(self, name: str, weights: Tensor, seconds: float | None = None) -> Row:
-        """The average of the networks' probabilities."""
+    def average_row(
+        self, name: str, weights: Tensor, seconds: float | None = None, size: int | None = None
+    ) -> Row:
+        """The average of the networks' probabilities; means over averages of `size` of them."""
         X, y = self.data.X_test, self.data.y_test
-        proba = predict_proba(self.train.architecture, weights, X)
-        accuracy = (proba.argmax(-1) == y).double().mean().item()
-        nll, ece = negative_log_likelihood(proba, y), expected_calibration_error(proba, y)
-        return Row(name, accuracy, nll, ece, seconds=seconds)
+        scores = []
+        for part in weights.split(size or len(weights)):
+            proba = predict_proba(self.train.architecture, part, X)
+            accuracy = (proba.argmax(-1) == y).double().mean().item()
+            nll, ece = negative_log_likelihood(proba, y), expected_calibration_error(proba, y)
+            scores.append((accuracy, nll, ece))
+        return Row(name, *np.mean(scores, axis=0), seconds=seconds)
 
     def trained_rows(self, seconds: float) -> list[Row]:
         """Held-out trained networks, and the deep ensemble of all training networks."""
@@ -118,15 +126,18 @@ class Comparison:
 
     def flow_rows(self, temperature: float) -> list[Row]:
         """Generated networks, their model average, and the Gaussian of equal dispersion."""
+        n_networks = N_JUDGED if temperature == 1 else N_GENERATED
         start = time.perf_counter()
         weights = torch.as_tensor(
-            self.posterior.sample(N_GENERATED, random_state=1, temperature=temperature)
+            self.posterior.sample(n_networks, random_state=1, temperature=temperature)
         )
-        seconds = time.perf_counter() - start
+        seconds = (time.perf_counter() - start) * N_GENERATED / n_networks
         self.generated[temperature] = weights
         label = "" if temperature == 1 else f", T = {temperature:g}"
         alone = self.network_row(f"generated network{label}", weights, seconds)
-        average = self.average_row(f"average of {N_GENERATED} generated{label}", weights, seconds)
+        average = self.average_row(
+            f"average of {N_GENERATED} generated{label}", weights, seconds, N_GENERATED
+        )
         return [alone, average, self.matched_gaussian_row(alone.dispersion)]
 
     def gaussian_row(self, tau: float) -> Row:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
-from bayesflow_nn.demonstration.comparison import N_GENERATED, Comparison, Row
+from bayesflow_nn.demonstration.comparison import Comparison, Row
 from bayesflow_nn.demonstration.findings import Findings
 from bayesflow_nn.plots import (
     DiversityDisplay,
@@ -98,6 +99,7 @@ def _draw_frontier(
             ha="right",
             color=FLOW,
             fontsize=9,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )
     star = {"color": TRAINED, "marker": "*", "markersize": 13, "linestyle": ""}
     ax.plot(held_out.dispersion, held_out.nll, **star, label="held-out trained")
@@ -111,7 +113,7 @@ def _draw_frontier(
 
 def _draw_single_networks(ax: Axes, comparison: Comparison) -> None:
     sets = {
-        "held-out trained": (comparison.held_out.weights[:N_GENERATED], TRAINED),
+        "held-out trained": (comparison.held_out.weights, TRAINED),
         "generated": (comparison.generated[1.0], FLOW),
     }
     architecture, data = comparison.train.architecture, comparison.data

@@ -66,7 +66,7 @@ class Findings(NamedTuple):
     comparison : DataFrame
         Leave-one-out cross-validation on the training data, of the same two sets.
     sample_seconds : float
-        To generate the networks.
+        To generate as many networks as are averaged.
     """
 
     averages: dict[str, Tensor]
@@ -80,7 +80,7 @@ class Findings(NamedTuple):
 def investigate(comparison: Comparison, sample_seconds: float) -> Findings:
     """Find out how the networks predict that the flow generated at temperature 1."""
     data, train, posterior = comparison.data, comparison.train, comparison.posterior
-    generated = comparison.generated[1.0]
+    generated = comparison.generated[1.0][:N_GENERATED]
     sets = {
         "held-out trained": spread_rows(comparison.held_out.weights, N_GENERATED),
         "generated": generated,
