@@ -1,9 +1,9 @@
 r"""What a Gaussian misses in single neurons of a flat space.
 
-The weights of a neuron answer each other beyond second moments: its bias and its outgoing weights
-carry the norm that was taken from its direction, and hence share a scale. A small network per layer
-sees all that belongs to one of its neurons, is told which one it is, and corrects the mean of the
-Gaussian posterior,
+The weights of a neuron answer each other beyond second moments: where it matters more than in other
+networks, or less, all of them are larger or smaller, and where its direction was divided by its
+norm, bias and outgoing weights carry that. A small network per layer sees all that belongs to one
+of its neurons, is told which one it is, and corrects the mean of the Gaussian posterior,
 
 .. math::
     \hat\mu_t \leftarrow \hat\mu_t + \bar s_t^2 f_\phi(t, \hat\mu_t),

@@ -16,8 +16,8 @@ backpropagation through the generated network. A Kalman-like gain damps what the
 to strongly: per layer (I + rho G)^{-1}, with G the second moments of the layer's inputs over probes
 (the input factor of K-FAC, Martens & Grosse 2015). Several such steps refine the prediction.
 
-In a flat space of directions (``geometry="normalized"``) the Gaussian mean is corrected neuron by
-neuron first, and functions are seen at what it is once rows are known to lie on spheres.
+In a flat space the Gaussian mean is corrected neuron by neuron first. If it is one of directions
+(``geometry="normalized"``), functions are seen at what it is once rows are known to lie on spheres.
 
 No label and no task loss enters; inputs only say where the probes start: one half where the
 networks are least certain, which is where their functions have to be precise.
@@ -91,8 +91,9 @@ class ProbeVelocity(nn.Module):
                 f"{architecture!r}; use velocity='mlp'"
             )
         self.denoiser = problem.make_gaussian()
-        self.is_flat = problem.chart.geometry == "normalized"
-        self.neurons = NeuronCorrection(problem) if self.is_flat else None
+        geometry = problem.chart.geometry
+        self.has_flat_directions = geometry == "normalized"
+        self.neurons = None if geometry == "product_sphere" else NeuronCorrection(problem)
         self.n_condition_features = problem.n_condition_features
         self.chart = problem.chart
         self.refinements = nn.ModuleList(
@@ -117,7 +118,7 @@ class ProbeVelocity(nn.Module):
 
     def _on_spheres(self, mean: Tensor, variance: Tensor) -> Tensor:
         """Tell a flat space of directions that they lie on spheres."""
-        if not self.is_flat:
+        if not self.has_flat_directions:
             return mean
         return condition_on_spheres(self.chart.canonical_manifold, mean, variance)
 

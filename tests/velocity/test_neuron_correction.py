@@ -13,12 +13,17 @@ SIZES = [4, 5, 6, 3]
 N = 7
 
 
+@pytest.fixture(params=["normalized", "euclidean"])
+def geometry(request):
+    return request.param
+
+
 @pytest.fixture
-def make_correction(make_problem, generator):
+def make_correction(make_problem, generator, geometry):
     """Build a correction in float64, the graph of its networks, features and points."""
 
     def make(sizes, *, pooled, bias=True):
-        problem = make_problem(Architecture.mlp(sizes, bias=bias), "normalized", pooled=pooled)
+        problem = make_problem(Architecture.mlp(sizes, bias=bias), geometry, pooled=pooled)
         features = time_features(torch.rand(N, generator=generator, dtype=torch.float64))
         correction = NeuronCorrection(problem).double()
         return correction, NeuralGraph(problem.chart), features, problem.points
@@ -36,7 +41,7 @@ def test_a_neuron_answers_to_its_own_coordinates_only(make_correction, pooled):
         (edges[0].index[i], nodes[1].index[i], edges[1].index[:, i])
         for i in range(len(nodes[1].index))
     ]
-    outputs = [(node,) for node in nodes[2].index]  # a bias each, and the log norm of all
+    outputs = [(node,) for node in nodes[2].index]  # a bias each, and any log norm of all
     expected = torch.zeros_like(jacobian, dtype=torch.bool)
     for parts in (*hidden, *outputs):
         own = torch.cat([part.flatten() for part in parts])
@@ -62,11 +67,11 @@ def test_aligned_neurons_are_told_apart(make_correction):
     assert not torch.allclose(moved, graph.permute(correction(features, x), order))
 
 
-def test_other_widths_share_its_parameters(make_correction, make_problem):
+def test_other_widths_share_its_parameters(make_correction, make_problem, geometry):
     correction, graph, features, points = make_correction(SIZES, pooled=True)
     x = points[:N]
     assert torch.equal(correction.on(graph)(features, x), correction(features, x))
-    other = make_problem(Architecture.mlp([4, 8, 2, 3]), "normalized", pooled=True)
+    other = make_problem(Architecture.mlp([4, 8, 2, 3]), geometry, pooled=True)
     wider = correction.on(NeuralGraph(other.chart))
     own = zip(wider.parameters(), correction.parameters(), strict=True)
     assert all(a is b for a, b in own)
