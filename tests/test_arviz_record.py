@@ -221,8 +221,8 @@ def test_a_posterior_is_one_chain_with_its_log_densities(posterior, classifiers)
 def test_a_record_says_how_often_the_flow_was_evaluated(posterior):
     for solver, stages in {"euler": 1, "midpoint": 2, "rk4": 4}.items():
         # After the last step one evaluation removes the width floor; noise is drawn anew before
-        # every step but the first, or by default from t = 0.7 on.
-        for noise, n_draws in {0: 0, Refresh(1.0, start=0.0): 4, 1: 1}.items():
+        # every step but the first, or by default from t = 0.6 on.
+        for noise, n_draws in {0: 0, Refresh(1.0, start=0.0): 4, 1: 2}.items():
             record = posterior_record(posterior, n_samples=3, solver=solver, n_steps=5, noise=noise)
             assert (record.sample_stats["n_evaluations"] == 5 * stages + 1 + n_draws).all()
     fast = posterior.distill(2, n_trajectories=20, max_iter=2, random_state=0)

@@ -126,12 +126,12 @@ class ProductManifold:
 
     @property
     def unit_scale(self) -> Tensor:
-        """Factor ``(n_coordinates,)`` to unit variance: the root of the dimension on spheres."""
+        """Factor ``(n_coordinates,)`` to unit variance: on spheres the root of the dimension."""
         lengths = [
             block.dim**0.5 if isinstance(block, SphereBlock) else 1.0 for block in self.blocks
         ]
         counts = torch.tensor([block.n_coordinates for block in self.blocks])
-        return torch.tensor(lengths).repeat_interleave(counts)
+        return torch.tensor(lengths, dtype=torch.float64).repeat_interleave(counts)
 
     def check_points(self, *points: Tensor) -> None:
         """Raise a ValueError unless all shapes are ``(..., n_coordinates)``."""

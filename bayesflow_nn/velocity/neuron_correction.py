@@ -1,4 +1,4 @@
-r"""What a Gaussian misses in single neurons of a flat space.
+r"""What a Gaussian misses in single neurons.
 
 The weights of a neuron answer each other beyond second moments: where it matters more than in other
 networks, or less, all of them are larger or smaller, and where its direction was divided by its
@@ -9,17 +9,19 @@ of its neurons, is told which one it is, and corrects the mean of the Gaussian p
     \hat\mu_t \leftarrow \hat\mu_t + \bar s_t^2 f_\phi(t, \hat\mu_t),
 
 as the score of the law's ratio to the Gaussian would (Tweedie's formula). It vanishes where nothing
-is uncertain.
+is uncertain. Points of spheres are seen and stay where they are: moving them makes directions a
+little likelier and functions worse.
 """
 
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.layered_graph import LayeredGraph
+from bayesflow_nn.symmetry import WeightChart
 from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.velocity.problem import VelocityProblem
@@ -47,42 +49,45 @@ class NeuronCorrection(nn.Module):
 
     def __init__(self, problem: VelocityProblem) -> None:
         super().__init__()
-        self.places = _places(NeuralGraph(problem.chart), problem.chart.pooled)
-        self.layers = nn.ModuleList(
-            _Layer(*place.shape, problem, has_identity=not problem.chart.pooled)
-            for place in self.places
-        )
+        self.places = _places(problem.chart)
+        self.layers = nn.ModuleList(_Layer(place, problem) for place in self.places)
 
-    def on(self, graph: NeuralGraph) -> NeuronCorrection:
-        """The same correction on networks of other widths."""
+    def on(self, chart: WeightChart) -> NeuronCorrection:
+        """The same correction on networks of other widths, whose chart is pooled as well."""
         other = copy.copy(self)
-        other.places = _places(graph, pooled=True)
+        other.places = _places(chart)
         return other
 
     def forward(self, features: Tensor, x: Tensor) -> Tensor:
         """Correct predictions ``x (n, n_coordinates)``, per unit of variance."""
         correction = torch.zeros_like(x)
         for place, layer in zip(self.places, self.layers, strict=True):
-            index = place.to(x.device)
-            own = layer(features, x[:, index])
-            correction = correction.index_add(1, index.flatten(), own.flatten(1))
+            seen, moved = (index.to(x.device) for index in place)
+            own = layer(features, x[:, seen])
+            correction = correction.index_add(1, moved.flatten(), own.flatten(1))
         return correction
+
+
+class _Place(NamedTuple):
+    """Coordinates of a layer, ``(n_neurons, n_seen)`` and ``(n_neurons, n_moved)``."""
+
+    seen: Tensor
+    moved: Tensor
 
 
 class _Layer(nn.Module):
     """The network for the neurons of one layer."""
 
-    def __init__(
-        self, n_neurons: int, n_own: int, problem: VelocityProblem, *, has_identity: bool
-    ) -> None:
+    def __init__(self, place: _Place, problem: VelocityProblem) -> None:
         super().__init__()
-        self.read_in = nn.Linear(n_own, _WIDTH)
+        n_neurons, n_seen = place.seen.shape
+        self.read_in = nn.Linear(n_seen, _WIDTH)
         self.shift = nn.Linear(problem.n_features, _WIDTH)
         self.hidden = nn.Linear(_WIDTH, _WIDTH)
-        self.read_out = nn.Linear(_WIDTH, n_own)
+        self.read_out = nn.Linear(_WIDTH, place.moved.shape[1])
         initialise(self, problem.generator)
         identity = torch.zeros(1, _WIDTH)
-        if has_identity:
+        if not problem.chart.pooled:
             drawn = torch.randn(n_neurons, _WIDTH, generator=problem.generator)
             identity = _INITIAL_IDENTITY * drawn
         self.identity = nn.Parameter(identity)
@@ -94,9 +99,11 @@ class _Layer(nn.Module):
         return self.read_out(torch.relu(self.hidden(hidden)))
 
 
-def _places(graph: LayeredGraph, pooled: bool) -> list[Tensor]:
-    """Coordinates ``(n_neurons, n_own)`` of the neurons of every layer that has any of its own."""
-    places = []
+def _places(chart: WeightChart) -> list[_Place]:
+    """Of every layer with neurons that have coordinates to move; components are of no neuron."""
+    if chart.reducer is not None:
+        return []
+    graph, on_sphere, places = NeuralGraph(chart), chart.manifold.sphere_mask, []
     for number, nodes in enumerate(graph.node_sets):
         own = [nodes.index]
         if not nodes.is_named:
@@ -104,9 +111,10 @@ def _places(graph: LayeredGraph, pooled: bool) -> list[Tensor]:
                 into = block.target, block.source, block.index
                 out_of = block.source, block.target, block.index.transpose(0, 1)
                 for here, there, index in (into, out_of):
-                    if here == number and (not pooled or graph.node_sets[there].is_named):
+                    if here == number and (not chart.pooled or graph.node_sets[there].is_named):
                         own.append(index.flatten(1))
-        place = torch.cat(own, dim=1)
-        if place.shape[1]:
-            places.append(place)
+        seen = torch.cat(own, dim=1)
+        moved = seen[:, ~on_sphere[seen[0]]]  # the same columns for every neuron of a layer
+        if moved.shape[1]:
+            places.append(_Place(seen, moved))
     return places

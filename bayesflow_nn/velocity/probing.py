@@ -16,8 +16,8 @@ backpropagation through the generated network. A Kalman-like gain damps what the
 to strongly: per layer (I + rho G)^{-1}, with G the second moments of the layer's inputs over probes
 (the input factor of K-FAC, Martens & Grosse 2015). Several such steps refine the prediction.
 
-In a flat space the Gaussian mean is corrected neuron by neuron first. If it is one of directions
-(``geometry="normalized"``), functions are seen at what it is once rows are known to lie on spheres.
+The Gaussian mean is corrected neuron by neuron first. In a flat space of directions
+(``geometry="normalized"``) functions are seen at what it is once rows are known to lie on spheres.
 
 No label and no task loss enters; inputs only say where the probes start: one half where the
 networks are least certain, which is where their functions have to be precise.
@@ -91,9 +91,8 @@ class ProbeVelocity(nn.Module):
                 f"{architecture!r}; use velocity='mlp'"
             )
         self.denoiser = problem.make_gaussian()
-        geometry = problem.chart.geometry
-        self.has_flat_directions = geometry == "normalized"
-        self.neurons = None if geometry == "product_sphere" else NeuronCorrection(problem)
+        self.has_flat_directions = problem.chart.geometry == "normalized"
+        self.neurons = NeuronCorrection(problem)
         self.n_condition_features = problem.n_condition_features
         self.chart = problem.chart
         self.refinements = nn.ModuleList(
@@ -108,9 +107,8 @@ class ProbeVelocity(nn.Module):
         """Predict the target, with the variance of the Gaussian prediction."""
         mean, variance = self.denoiser(t, x, condition)
         features = all_features(t, condition, self.n_condition_features)
-        if self.neurons is not None:
-            step = variance * self.neurons(features, self._on_spheres(mean, variance))
-            mean = mean + _within_posterior(step, variance)
+        step = variance * self.neurons(features, self._on_spheres(mean, variance))
+        mean = mean + _within_posterior(step, variance)
         for refinement in self.refinements:
             step = refinement(features, self._on_spheres(mean, variance), variance)
             mean = mean + _within_posterior(step, variance)
@@ -138,9 +136,8 @@ class ProbeVelocity(nn.Module):
         other = copy.copy(self)
         other._modules = dict(self._modules)  # `copy` shares it
         other.chart = chart
-        graph = NeuralGraph(chart)
-        other.denoiser = self.denoiser.on(graph)
-        other.neurons = self.neurons and self.neurons.on(graph)
+        other.denoiser = self.denoiser.on(NeuralGraph(chart))
+        other.neurons = self.neurons.on(chart)
         other.refinements = nn.ModuleList(step.on(chart) for step in self.refinements)
         return other
 

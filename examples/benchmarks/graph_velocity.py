@@ -68,7 +68,7 @@ def make_model(
         held_out=None,
         chart=chart,
         inputs=None,
-        scale=chart.manifold.unit_scale,
+        scale=chart.manifold.unit_scale.float(),
         schedule=GeodesicPath(chart.manifold, 1e-3).schedule,
         generator=generator,
     )

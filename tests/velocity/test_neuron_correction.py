@@ -13,28 +13,28 @@ SIZES = [4, 5, 6, 3]
 N = 7
 
 
-@pytest.fixture(params=["normalized", "euclidean"])
+@pytest.fixture(params=["normalized", "euclidean", "product_sphere"])
 def geometry(request):
     return request.param
 
 
 @pytest.fixture
 def make_correction(make_problem, generator, geometry):
-    """Build a correction in float64, the graph of its networks, features and points."""
+    """Build a correction in float64, the graph of its networks, features and the problem."""
 
     def make(sizes, *, pooled, bias=True):
         problem = make_problem(Architecture.mlp(sizes, bias=bias), geometry, pooled=pooled)
         features = time_features(torch.rand(N, generator=generator, dtype=torch.float64))
         correction = NeuronCorrection(problem).double()
-        return correction, NeuralGraph(problem.chart), features, problem.points
+        return correction, NeuralGraph(problem.chart), features, problem
 
     return make
 
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_a_neuron_answers_to_its_own_coordinates_only(make_correction, pooled):
-    correction, graph, features, points = make_correction([4, 5, 3], pooled=pooled)
-    features, x = features[:1], points[:1]
+    correction, graph, features, problem = make_correction([4, 5, 3], pooled=pooled)
+    features, x = features[:1], problem.points[:1]
     jacobian = jacrev(lambda x: correction(features, x))(x)[0, :, 0]
     edges, nodes = graph.blocks, graph.node_sets
     hidden = [
@@ -46,13 +46,14 @@ def test_a_neuron_answers_to_its_own_coordinates_only(make_correction, pooled):
     for parts in (*hidden, *outputs):
         own = torch.cat([part.flatten() for part in parts])
         expected[own[:, None], own] = True
+    expected[problem.chart.manifold.sphere_mask] = False  # these are seen, and stay
     assert torch.equal(jacobian != 0, expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_without_identities_it_commutes_with_permutations(make_correction, generator, bias):
-    correction, graph, features, points = make_correction(SIZES, pooled=True, bias=bias)
-    x = points[:N]
+    correction, graph, features, problem = make_correction(SIZES, pooled=True, bias=bias)
+    x = problem.points[:N]
     orders = [torch.randperm(size, generator=generator) for size in SIZES[1:-1]]
     moved = correction(features, graph.permute(x, orders))
     torch.testing.assert_close(moved, graph.permute(correction(features, x), orders))
@@ -60,19 +61,19 @@ def test_without_identities_it_commutes_with_permutations(make_correction, gener
 
 
 def test_aligned_neurons_are_told_apart(make_correction):
-    correction, graph, features, points = make_correction([4, 5, 3], pooled=False)
-    x = points[:N]
+    correction, graph, features, problem = make_correction([4, 5, 3], pooled=False)
+    x = problem.points[:N]
     order = [torch.tensor([1, 0, 2, 3, 4])]
     moved = correction(features, graph.permute(x, order))
     assert not torch.allclose(moved, graph.permute(correction(features, x), order))
 
 
 def test_other_widths_share_its_parameters(make_correction, make_problem, geometry):
-    correction, graph, features, points = make_correction(SIZES, pooled=True)
-    x = points[:N]
-    assert torch.equal(correction.on(graph)(features, x), correction(features, x))
+    correction, _, features, problem = make_correction(SIZES, pooled=True)
+    x = problem.points[:N]
+    assert torch.equal(correction.on(problem.chart)(features, x), correction(features, x))
     other = make_problem(Architecture.mlp([4, 8, 2, 3]), geometry, pooled=True)
-    wider = correction.on(NeuralGraph(other.chart))
+    wider = correction.on(other.chart)
     own = zip(wider.parameters(), correction.parameters(), strict=True)
     assert all(a is b for a, b in own)
     assert wider(features, other.points[:N]).isfinite().all()
