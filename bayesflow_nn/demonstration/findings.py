@@ -61,12 +61,12 @@ class Findings(NamedTuple):
     curves : dict from name to PredictiveCurve
         Of all training networks and of generated ones.
     sureness : dict from name to Sureness
-        Of as many held-out trained networks and generated ones.
+        Of as many held-out trained networks and generated ones; few, as are those of the rest.
     diversity : DiversityReport
     comparison : DataFrame
         Leave-one-out cross-validation on the training data, of the same two sets.
     sample_seconds : float
-        To generate as many networks as are averaged.
+        To generate the networks.
     """
 
     averages: dict[str, Tensor]
@@ -80,14 +80,14 @@ class Findings(NamedTuple):
 def investigate(comparison: Comparison, sample_seconds: float) -> Findings:
     """Find out how the networks predict that the flow generated at temperature 1."""
     data, train, posterior = comparison.data, comparison.train, comparison.posterior
-    generated = comparison.generated[1.0][:N_GENERATED]
+    generated = comparison.generated[1.0]
     sets = {
         "held-out trained": spread_rows(comparison.held_out.weights, N_GENERATED),
-        "generated": generated,
+        "generated": generated[:N_GENERATED],
     }
     averaged = {
         f"deep ensemble of {len(train)}": train.weights,
-        f"average of {N_GENERATED} generated": generated,
+        f"average of {len(generated)} generated": generated,
     }
     curves = {"training networks": train.weights, "generated": generated}
     return Findings(
@@ -106,7 +106,7 @@ def investigate(comparison: Comparison, sample_seconds: float) -> Findings:
             data.X_test,
             data.y_test,
             held_out=comparison.held_out,
-            generated=generated,
+            generated=sets["generated"],
             random_state=0,
         ),
         _cross_validate(comparison, sets),

@@ -62,9 +62,9 @@ class NeuronCorrection(nn.Module):
         """Correct predictions ``x (n, n_coordinates)``, per unit of variance."""
         correction = torch.zeros_like(x)
         for place, layer in zip(self.places, self.layers, strict=True):
-            seen, moved = (index.to(x.device) for index in place)
-            own = layer(features, x[:, seen])
-            correction = correction.index_add(1, moved.flatten(), own.flatten(1))
+            seen, moved = (index.flatten().to(x.device) for index in place)
+            own = layer(features, x.index_select(1, seen).unflatten(1, place.seen.shape))
+            correction = correction.index_add(1, moved, own.flatten(1))
         return correction
 
 

@@ -1,10 +1,10 @@
 """Velocity models side by side: networks of flows that differ in nothing else.
 
 Data, split and population are those of ``python -m bayesflow_nn``; chains that no flow sees judge
-the networks. One hundred generated networks of every flow and temperature: accuracy, NLL and
-calibration of each alone and of their average, novelty and dispersion; beside them the tempered
-Gaussian of equal dispersion. All novelties are taken on the canonical manifold of aligned networks,
-so that neurons in another order do not look new.
+the networks. One thousand generated networks of every flow and temperature: accuracy, NLL and
+calibration of each alone and of averages of a hundred, novelty and dispersion; beside them the
+tempered Gaussian of equal dispersion. All novelties are taken on the canonical manifold of aligned
+networks, so that neurons in another order do not look new.
 
     python examples/benchmarks/velocities.py [--dataset digits] [--n-networks 100 300]
         [--velocity mlp relational_transformer] [--geometry product_sphere] [--max-iter 600]
@@ -26,7 +26,13 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from bayesflow_nn import FlowPosterior, WeightPopulation
-from bayesflow_nn.demonstration.comparison import HEADER, N_GENERATED, Comparison, Row
+from bayesflow_nn.demonstration.comparison import (
+    HEADER,
+    N_GENERATED,
+    N_JUDGED,
+    Comparison,
+    Row,
+)
 from bayesflow_nn.demonstration.problems import PROBLEMS, Data, load_data, train_networks
 from bayesflow_nn.symmetry.chart import GEOMETRIES
 from bayesflow_nn.velocity import RelationalTransformer
@@ -94,13 +100,11 @@ def print_flow(
 def print_networks(posterior: FlowPosterior, comparison: Comparison, temperature: float) -> Row:
     """Networks of one temperature alone, which are returned, their average, and their Gaussian."""
     start = time.perf_counter()
-    weights = torch.as_tensor(
-        posterior.sample(N_GENERATED, random_state=1, temperature=temperature)
-    )
-    seconds = time.perf_counter() - start
+    weights = torch.as_tensor(posterior.sample(N_JUDGED, random_state=1, temperature=temperature))
+    seconds = (time.perf_counter() - start) * N_GENERATED / N_JUDGED
     row = comparison.network_row(f"  generated network, T = {temperature:g}", weights, seconds)
     print(row)
-    print(comparison.average_row(f"  average of {N_GENERATED}", weights))
+    print(comparison.average_row(f"  average of {N_GENERATED}", weights, size=N_GENERATED))
     print(comparison.matched_gaussian_row(row.dispersion), flush=True)
     return row
 
