@@ -90,13 +90,16 @@ def _draw_frontier(
     for rows, colour, marker, label in lines:
         x, y = [row.dispersion for row in rows], [row.nll for row in rows]
         ax.plot(x, y, color=colour, marker=marker, markersize=5, label=label)
+    losses = [row.nll for _, row in sorted(flow_rows.items())]
+    cold_is_worse = losses[0] > losses[-1]  # the line lies above its points on the left
     for temperature, row in flow_rows.items():
         ax.annotate(
             f"T = {temperature:g}",
             (row.dispersion, row.nll),
-            xytext=(-8, -3),
+            xytext=(-3, -3 if cold_is_worse else 3),
             textcoords="offset points",
             ha="right",
+            va="top" if cold_is_worse else "bottom",
             color=FLOW,
             fontsize=9,
             path_effects=[withStroke(linewidth=3, foreground="white")],
