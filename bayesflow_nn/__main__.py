@@ -19,14 +19,7 @@ from pathlib import Path
 from matplotlib.backend_bases import FigureCanvasBase
 
 from bayesflow_nn import FlowPosterior
-from bayesflow_nn.demonstration.comparison import (
-    HEADER,
-    LEGEND,
-    N_GENERATED,
-    N_JUDGED,
-    Comparison,
-    Row,
-)
+from bayesflow_nn.demonstration.comparison import HEADER, LEGEND, Comparison, Row
 from bayesflow_nn.demonstration.figure import draw_figure
 from bayesflow_nn.demonstration.findings import investigate
 from bayesflow_nn.demonstration.problems import PROBLEMS, Data, load_data, train_networks
@@ -114,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     flow_rows = {t: _print_rows(comparison.flow_rows(t))[0] for t in TEMPERATURES}
     _print_rows([comparison.noise_row()])
     frontier = _print_rows([comparison.gaussian_row(tau) for tau in FRONTIER])
-    findings = investigate(comparison, flow_rows[1.0].seconds * N_JUDGED / N_GENERATED)
+    findings = investigate(comparison, flow_rows[1.0].seconds)
     for paragraph in write_report(findings, data.y_test, train_seconds):
         print(f"\n{paragraph}", flush=True)
     _print_importance(posterior, data)

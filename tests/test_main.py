@@ -109,7 +109,7 @@ def test_the_figure_is_a_png(run):
         "Uncertainty of inputs",
         "Shuffled told from test inputs by",
         "An average of generated networks, by size",
-        "The deep-ensemble equivalent of 1000 generated networks",
+        "The deep-ensemble equivalent of 100 generated networks",
         "Networks against each other",
         "Leave-one-out on training data",
         "Importance weights of 50 generated networks",

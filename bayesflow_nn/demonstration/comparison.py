@@ -29,8 +29,8 @@ from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.predictive import network_scores, predict_proba
 from bayesflow_nn.weights import WeightPopulation
 
-N_GENERATED = 100  # that are averaged
-N_JUDGED = 1000  # at temperature 1, so that chance moves no digit that counts
+N_GENERATED = 100  # of one average, of baselines and of colder flows
+N_JUDGED = 1000  # at temperature 1: standard errors are a third of those of 100
 _LARGEST_TAU = 2.0
 
 
@@ -66,9 +66,9 @@ NLL in nats and ECE on the test data: of a network alone (mean over networks), o
 of their probabilities. Against trained networks that the flow never saw: novelty, the distance to
 the nearest training network (0 copies, 1 new), and dispersion, the distance to the set's own mean
 (0 collapsed, 1 as spread out). Seconds to train, or to generate {N_GENERATED}. T: temperature of
-the source noise; generated networks without it have T = 1, and their rows are means over
-{N_JUDGED} networks or {N_JUDGED // N_GENERATED} averages. A flow that has learned more than second
-moments beats the Gaussian of equal dispersion."""
+the source noise; where a generated row names none it is 1, and the row is a mean over {N_JUDGED}
+networks or {N_JUDGED // N_GENERATED} averages, others are of {N_GENERATED}. A flow that has learned
+more than second moments beats the Gaussian of equal dispersion."""
 
 
 class Comparison:
@@ -107,7 +107,7 @@ class Comparison:
     def average_row(
         self, name: str, weights: Tensor, seconds: float | None = None, size: int | None = None
     ) -> Row:
-        """The average of the networks' probabilities; means over averages of `size` of them."""
+        """The average of the networks' probabilities, or the means over averages of `size` each."""
         X, y = self.data.X_test, self.data.y_test
         scores = []
         for part in weights.split(size or len(weights)):
@@ -153,11 +153,12 @@ class Comparison:
 
     def noise_row(self) -> Row:
         """Training networks with as much noise as puts them as far away as generated networks."""
+        distance = self._novelty(self.generated[1.0]).generated_distance.mean().item()
         start = time.perf_counter()
         points = noise_baseline(
             self._training_points,
             N_GENERATED,
-            nearest_distance=self._novelty(self.generated[1.0]).generated_distance.mean().item(),
+            nearest_distance=distance,
             generator=torch.Generator().manual_seed(0),
         )
         weights = self._to_weights(points / self.posterior.unit_scale_)

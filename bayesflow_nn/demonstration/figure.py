@@ -91,7 +91,7 @@ def _draw_frontier(
         x, y = [row.dispersion for row in rows], [row.nll for row in rows]
         ax.plot(x, y, color=colour, marker=marker, markersize=5, label=label)
     losses = [row.nll for _, row in sorted(flow_rows.items())]
-    cold_is_worse = losses[0] > losses[-1]  # the line lies above its points on the left
+    cold_is_worse = losses[0] > losses[-1]  # the line rises to the left
     for temperature, row in flow_rows.items():
         ax.annotate(
             f"T = {temperature:g}",

@@ -57,16 +57,17 @@ class Findings(NamedTuple):
     Attributes
     ----------
     averages : dict from name to Tensor of shape (n_test, n_classes)
-        Probabilities of the deep ensemble and of generated networks.
+        Probabilities of the deep ensemble and of all generated networks.
     curves : dict from name to PredictiveCurve
-        Of all training networks and of generated ones.
+        Of all training networks and of all generated ones.
     sureness : dict from name to Sureness
-        Of as many held-out trained networks and generated ones; few, as are those of the rest.
+        Of held-out trained networks and of generated ones, as many of each as one average has.
     diversity : DiversityReport
+        Of the same generated networks.
     comparison : DataFrame
         Leave-one-out cross-validation on the training data, of the same two sets.
     sample_seconds : float
-        To generate the networks.
+        To generate as many networks as one average has.
     """
 
     averages: dict[str, Tensor]

@@ -13,6 +13,7 @@ from bayesflow_nn.calibration import (
     classwise_calibration_error,
     negative_log_likelihood,
 )
+from bayesflow_nn.demonstration.comparison import N_GENERATED
 from bayesflow_nn.demonstration.findings import Findings, Sureness
 from bayesflow_nn.predictive import deep_ensemble_equivalent, detection
 
@@ -94,13 +95,13 @@ def _about_detection(sureness: dict[str, Sureness]) -> str:
 
 def _about_size(findings: Findings, train_seconds: float) -> str:
     trained, generated = findings.curves["training networks"], findings.curves["generated"]
-    nll, n_trained, n_generated = generated.nll[-1], trained.sizes[-1], generated.sizes[-1]
+    n_trained, nll = trained.sizes[-1], generated.nll[generated.sizes == N_GENERATED].item()
     worth, is_bound = deep_ensemble_equivalent(nll, trained)
     more = "more than " if is_bound else ""
     seconds = findings.sample_seconds
     return (
         f"An average of generated networks, by size (nats)\n\n{generated}\n\n"
-        f"The deep-ensemble equivalent of {n_generated} generated networks ({nll:.4f}) is {more}"
+        f"The deep-ensemble equivalent of {N_GENERATED} generated networks ({nll:.4f}) is {more}"
         f"{worth:.0f} trained ones; {n_trained}\nhave {trained.nll[-1]:.4f}. That is {more}"
         f"{worth / seconds:.0f} per second of generating, where training makes "
         f"{n_trained / train_seconds:.0f}\nper second. Fitting the flow is not counted."

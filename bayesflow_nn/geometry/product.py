@@ -126,7 +126,7 @@ class ProductManifold:
 
     @property
     def unit_scale(self) -> Tensor:
-        """Factor ``(n_coordinates,)`` to unit variance: on spheres the root of the dimension."""
+        """Factor ``(n_coordinates,)`` to unit variance, float64; on spheres root of dimension."""
         lengths = [
             block.dim**0.5 if isinstance(block, SphereBlock) else 1.0 for block in self.blocks
         ]

@@ -9,8 +9,8 @@ of its neurons, is told which one it is, and corrects the mean of the Gaussian p
     \hat\mu_t \leftarrow \hat\mu_t + \bar s_t^2 f_\phi(t, \hat\mu_t),
 
 as the score of the law's ratio to the Gaussian would (Tweedie's formula). It vanishes where nothing
-is uncertain. Points of spheres are seen and stay where they are: moving them makes directions a
-little likelier and functions worse.
+is uncertain. Coordinates on spheres are seen and not corrected: corrected, directions have more of
+their variance, and networks compute worse functions.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class _Layer(nn.Module):
 
 
 def _places(chart: WeightChart) -> list[_Place]:
-    """Of every layer with neurons that have coordinates to move; components are of no neuron."""
+    """Places of all layers whose neurons have coordinates to move; components are of no neuron."""
     if chart.reducer is not None:
         return []
     graph, on_sphere, places = NeuralGraph(chart), chart.manifold.sphere_mask, []

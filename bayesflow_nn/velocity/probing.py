@@ -16,8 +16,9 @@ backpropagation through the generated network. A Kalman-like gain damps what the
 to strongly: per layer (I + rho G)^{-1}, with G the second moments of the layer's inputs over probes
 (the input factor of K-FAC, Martens & Grosse 2015). Several such steps refine the prediction.
 
-The Gaussian mean is corrected neuron by neuron first. In a flat space of directions
-(``geometry="normalized"``) functions are seen at what it is once rows are known to lie on spheres.
+Before these steps the Gaussian mean is corrected neuron by neuron. In a flat space of directions
+(``geometry="normalized"``) every step sees, and the model predicts, what the mean is once rows are
+known to lie on spheres.
 
 No label and no task loss enters; inputs only say where the probes start: one half where the
 networks are least certain, which is where their functions have to be precise.
@@ -53,7 +54,7 @@ _N_UNIT_NETWORKS = 200  # networks that set the units of weights and logits
 
 
 class ProbeVelocity(nn.Module):
-    """Affine denoiser refined by steps in the space of functions.
+    """Affine denoiser, corrected neuron by neuron and refined by steps in the space of functions.
 
     Parameters
     ----------

@@ -159,7 +159,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--n-sets", type=int, default=3, help="sets, each with a flow, per size")
     parser.add_argument("--n-reference", type=int, default=2000, help="networks of the curve")
-    parser.add_argument("--max-iter", type=int, default=600)
+    parser.add_argument("--max-iter", type=int, default=900)
     parser.add_argument("--guided", action="store_true", help="sample with gradients of the loss")
     return parser.parse_args()
 

@@ -141,7 +141,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", choices=list(PROBLEMS), default="digits")
     parser.add_argument("--geometry", choices=GEOMETRIES, nargs="+", default=GEOMETRIES)
     parser.add_argument("--n-networks", type=int, help="networks that the flow learns from")
-    parser.add_argument("--max-iter", type=int, default=600)
+    parser.add_argument("--max-iter", type=int, default=900)
     parser.add_argument("--output", default="few_steps.png")
     return parser.parse_args()
 

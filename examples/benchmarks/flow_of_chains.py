@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--n-tune", type=int, default=2000)
     parser.add_argument("--thinning", type=int, default=100)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="euclidean")
-    parser.add_argument("--max-iter", type=int, default=600)
+    parser.add_argument("--max-iter", type=int, default=900)
     return parser.parse_args()
 
 

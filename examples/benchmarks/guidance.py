@@ -143,7 +143,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", choices=list(PROBLEMS), default="digits")
     parser.add_argument("--geometry", choices=GEOMETRIES, default="product_sphere")
     parser.add_argument("--n-networks", type=int, help="networks that the flow learns from")
-    parser.add_argument("--max-iter", type=int, default=600)
+    parser.add_argument("--max-iter", type=int, default=900)
     parser.add_argument("--step-size", type=float, default=0.02)
     parser.add_argument("--label-smoothing", type=float, default=0.0)
     parser.add_argument("--output", default="guidance.png")

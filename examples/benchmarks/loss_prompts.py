@@ -5,7 +5,7 @@ training data as condition. New networks are then drawn for losses between the 5
 quantiles, and what they were asked for is compared with what they have.
 
     python examples/benchmarks/loss_prompts.py [--dataset digits] [--n-networks 1500]
-        [--geometry product_sphere] [--max-iter 600] [--output loss_prompts.png]
+        [--geometry product_sphere] [--max-iter 900] [--output loss_prompts.png]
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="digits", choices=tuple(PROBLEMS))
     parser.add_argument("--geometry", default="product_sphere", choices=GEOMETRIES)
     parser.add_argument("--n-networks", type=int, default=1500)
-    parser.add_argument("--max-iter", type=int, default=600)
+    parser.add_argument("--max-iter", type=int, default=900)
     parser.add_argument("--output", default="loss_prompts.png")
     options = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)

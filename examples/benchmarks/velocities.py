@@ -2,12 +2,12 @@
 
 Data, split and population are those of ``python -m bayesflow_nn``; chains that no flow sees judge
 the networks. One thousand generated networks of every flow and temperature: accuracy, NLL and
-calibration of each alone and of averages of a hundred, novelty and dispersion; beside them the
-tempered Gaussian of equal dispersion. All novelties are taken on the canonical manifold of aligned
-networks, so that neurons in another order do not look new.
+calibration of each alone and of averages of a hundred, novelty and dispersion; beside them one
+hundred of the tempered Gaussian of equal dispersion. All novelties are taken on the canonical
+manifold of aligned networks, so that neurons in another order do not look new.
 
     python examples/benchmarks/velocities.py [--dataset digits] [--n-networks 100 300]
-        [--velocity mlp relational_transformer] [--geometry product_sphere] [--max-iter 600]
+        [--velocity mlp relational_transformer] [--geometry product_sphere] [--max-iter 900]
         [--temperature 1 0.9]
 
 "... unaligned" are flows over networks whose neurons are in no order, fitted with
@@ -98,7 +98,7 @@ def print_flow(
 
 
 def print_networks(posterior: FlowPosterior, comparison: Comparison, temperature: float) -> Row:
-    """Networks of one temperature alone, which are returned, their average, and their Gaussian."""
+    """Networks of one temperature alone, which are returned, their averages, and their Gaussian."""
     start = time.perf_counter()
     weights = torch.as_tensor(posterior.sample(N_JUDGED, random_state=1, temperature=temperature))
     seconds = (time.perf_counter() - start) * N_GENERATED / N_JUDGED
@@ -116,7 +116,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--n-networks", type=int, nargs="+", default=[2000])
     parser.add_argument("--geometry", choices=GEOMETRIES, nargs="+", default=list(GEOMETRIES))
     parser.add_argument("--velocity", choices=list(VELOCITIES), nargs="+", default=list(VELOCITIES))
-    parser.add_argument("--max-iter", type=int, default=600)
+    parser.add_argument("--max-iter", type=int, default=900)
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
     return parser.parse_args()
 

@@ -3,10 +3,10 @@
 The relational transformer with d = 8, 16 and 32 features on edges, and four times as many on nodes,
 learns for the same number of iterations from networks whose neurons are in no order, where nothing
 but the graph network can tell what a Gaussian misses. Data, split and population are those of
-``python -m bayesflow_nn``; scores are means over one hundred generated networks, on test data.
+``python -m bayesflow_nn``; scores are means over one thousand generated networks, on test data.
 
     python examples/benchmarks/velocity_widths.py [--dataset breast_cancer] [--n-networks 2000]
-        [--geometry product_sphere] [--max-iter 600] [--output velocity_widths.png]
+        [--geometry product_sphere] [--max-iter 900] [--output velocity_widths.png]
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", choices=list(PROBLEMS), default="iris")
     parser.add_argument("--n-networks", type=int, default=2000)
     parser.add_argument("--geometry", choices=GEOMETRIES, nargs="+", default=list(GEOMETRIES))
-    parser.add_argument("--max-iter", type=int, default=600)
+    parser.add_argument("--max-iter", type=int, default=900)
     parser.add_argument("--output", type=Path, default=Path("velocity_widths.png"))
     return parser.parse_args()
 

@@ -84,7 +84,7 @@ def test_the_finish_follows_the_spheres_and_projects_nothing(product, draw_point
         gaussian_flow.setting(),
         project=lambda x: 2 * x,
         move=lambda x, step: product.expmap(x, product.proju(x, step)),
-        scale=product.unit_scale.double(),
+        scale=product.unit_scale,
     )
     guidance = Guidance(quadratic, strength=0.0, finish_steps=10)
     after = finish(draw_points(product, 20), guidance, quadratic, setting)

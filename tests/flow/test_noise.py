@@ -101,7 +101,7 @@ def test_refreshing_keeps_the_law_on_spheres_of_few_dimensions(draw_points, gene
             return torch.zeros_like(v)
 
     setting = Setting(
-        lambda x: x, lambda x: x, torch.add, Certain(), manifold.unit_scale.double(), generator
+        lambda x: x, lambda x: x, torch.add, Certain(), manifold.unit_scale, generator
     )
     t, h = (torch.tensor(value, dtype=torch.float64) for value in (0.5, 0.02))
     n = 5000
@@ -120,7 +120,7 @@ def test_noise_stays_on_the_manifold(kind, product, draw_points, prescribed_fiel
     field.predict = lambda t, x: x
     x = draw_points(product, 10)
     gaussian = AffineDenoiser(draw_points(product, 50), None, field.path.schedule)
-    scale = product.unit_scale.double()
+    scale = product.unit_scale
     setting = Setting(lambda x: x, lambda x: x, torch.add, gaussian, scale, generator)
     t, h = (torch.tensor(value, dtype=torch.float64) for value in (0.3, 0.1))
     moved = kind(1.0, start=0.0).perturb(field, t, h, x, setting)
