@@ -35,15 +35,15 @@ NOISE = Refresh()
 SOLVERS = [
     ("euler", "euler", None, 1, (1, 2, 4, 8, 16, 32, 64, 256)),
     ("midpoint", "midpoint", None, 2, (1, 2, 4, 8, 16, 32)),
-    ("euler with noise", "euler", NOISE, 1, (4, 8, 16, 32, 64, 256)),
-    ("midpoint with noise", "midpoint", NOISE, 2, (4, 8, 16, 32)),
+    ("euler + noise", "euler", NOISE, 1, (4, 8, 16, 32, 64, 256)),
+    ("midpoint + noise", "midpoint", NOISE, 2, (4, 8, 16, 32)),
 ]
 DISTILLED = (1, 2, 4)
 COLOURS = {
     "euler": "#0072b2",
     "midpoint": "#d55e00",
-    "euler with noise": "#56b4e9",
-    "midpoint with noise": "#e69f00",
+    "euler + noise": "#56b4e9",
+    "midpoint + noise": "#e69f00",
     "distilled": "#009e73",
 }
 
@@ -106,7 +106,7 @@ def summary(results: list[Result]) -> str:
     nll = {(r.way.name, r.way.n_steps): r.row.nll for r in results if not r.guided}
     return (
         f"NLL of 8 Euler steps over that of 256: {nll['euler', 8] / nll['euler', 256]:.3f}, with "
-        f"noise {nll['euler with noise', 8] / nll['euler with noise', 256]:.3f}; of 1 distilled "
+        f"noise {nll['euler + noise', 8] / nll['euler + noise', 256]:.3f}; of 1 distilled "
         f"step over 32 midpoint steps: {nll['distilled', 1] / nll['midpoint', 32]:.3f}"
     )
 
