@@ -51,18 +51,31 @@ def test_a_neuron_answers_to_its_own_coordinates_only(make_correction, pooled):
     assert torch.equal(jacobian != 0, expected)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_without_identities_it_commutes_with_permutations(
-    make_correction, generator, geometry, bias
-):
-    if geometry == "product_sphere" and not bias:
-        pytest.skip("only the log norm of the outputs is corrected, which no permutation moves")
+@pytest.mark.parametrize(
+    ("geometry", "bias"),
+    [
+        ("normalized", True),
+        ("normalized", False),
+        ("euclidean", True),
+        ("euclidean", False),
+        ("product_sphere", True),
+    ],
+)
+def test_without_identities_it_commutes_with_permutations(make_correction, generator, bias):
     correction, graph, features, problem = make_correction(SIZES, pooled=True, bias=bias)
     x = problem.points[:N]
     orders = [torch.randperm(size, generator=generator) for size in SIZES[1:-1]]
     moved = correction(features, graph.permute(x, orders))
     torch.testing.assert_close(moved, graph.permute(correction(features, x), orders))
     assert moved.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("geometry", ["product_sphere"])
+def test_on_spheres_without_biases_only_the_log_norm_is_corrected(make_correction):
+    correction, graph, features, problem = make_correction(SIZES, pooled=False, bias=False)
+    moved = correction(features, problem.points[:N]).abs().amax(0) > 0
+    log_norm = graph.node_sets[-1].index.unique()
+    assert moved.nonzero().flatten().tolist() == log_norm.tolist() and len(log_norm) == 1
 
 
 def test_aligned_neurons_are_told_apart(make_correction):
