@@ -200,3 +200,10 @@ def test_wrong_ways_to_sample_are_refused(posterior, conditional, labelled, data
         conditional.sample(guidance=TaskGuidance(*data))
     with pytest.raises(ValueError, match="coupling must be 'independent' for a fit with"):
         FlowPosterior(geometry="euclidean", coupling="ot", **FAST).fit(*labelled)
+
+
+def test_progress_counts_networks_where_they_are_carried_in_parts(posterior, capsys):
+    loud = copy.copy(posterior).set_params(verbose=True)
+    loud.sample(300, n_steps=2, random_state=0)
+    shown = capsys.readouterr().err
+    assert all(f"{n}/300" in shown for n in (0, 128, 256, 300))

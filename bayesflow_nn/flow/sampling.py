@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from bayesflow_nn.flow.field import FlowField
 from bayesflow_nn.flow.finish import finish, search_source
@@ -108,10 +109,15 @@ class Sampler:
 
     def __call__(self, x_0: Tensor) -> Tensor:
         """Points of networks ``(n, n_coordinates)`` from source points, or what else comes out."""
-        parts = [
-            self._run(x_0, slice(start, start + _CHUNK)) for start in range(0, len(x_0), _CHUNK)
-        ]
-        return torch.cat(parts, dim=-2)
+        starts = range(0, len(x_0), _CHUNK)
+        quiet, done = not self.progress or len(starts) == 1, []
+        with tqdm(
+            total=len(x_0), desc="networks", disable=quiet, leave=False, mininterval=0, miniters=1
+        ) as bar:
+            for start in starts:
+                done.append(self._run(x_0, slice(start, start + _CHUNK)))
+                bar.update(done[-1].shape[-2])
+        return torch.cat(done, dim=-2)
 
     def _run(self, x_0: Tensor, part: slice) -> Tensor:
         transport, x_0 = self.transport.rows(part), x_0[part]
