@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.exchangeable import ExchangeableDenoiser
-from bayesflow_nn.velocity.gaussian import Denoised
+from bayesflow_nn.velocity.gaussian import Denoised, GaussianDenoiser
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 
 
@@ -23,8 +22,8 @@ class LabelledDenoiser(nn.Module):
     ----------
     labels : Tensor of shape (n_labels, n_features)
         Features of the labels, all different.
-    laws : list of n_labels ExchangeableDenoiser
-    overall : ExchangeableDenoiser
+    laws : list of n_labels GaussianDenoiser
+    overall : GaussianDenoiser
     """
 
     labels: Tensor
@@ -32,8 +31,8 @@ class LabelledDenoiser(nn.Module):
     def __init__(
         self,
         labels: Tensor,
-        laws: list[ExchangeableDenoiser],
-        overall: ExchangeableDenoiser,
+        laws: list[GaussianDenoiser],
+        overall: GaussianDenoiser,
     ) -> None:
         super().__init__()
         self.register_buffer("labels", labels)
@@ -55,13 +54,13 @@ class LabelledDenoiser(nn.Module):
         return self._choose(lambda law: (law.apply_covariance(t, v, power=power),), condition)[0]
 
     def on(self, graph: NeuralGraph) -> LabelledDenoiser:
-        """The same laws, with the parameters of these, over networks of other widths."""
+        """The same laws, where they are exchangeable, over networks of other widths."""
         laws = [law.on(graph) for law in self.laws]
         return LabelledDenoiser(self.labels, laws, self.overall.on(graph))
 
     def _choose(
         self,
-        function: Callable[[ExchangeableDenoiser], tuple[Tensor, ...]],
+        function: Callable[[GaussianDenoiser], tuple[Tensor, ...]],
         condition: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """Values of a function of a law, each row under its own; only laws in use are called."""

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from bayesflow_nn.condition_encoder import ConditionEncoder
-from bayesflow_nn.velocity import ExchangeableDenoiser, LabelledDenoiser
+from bayesflow_nn.velocity import (
+    AffineDenoiser,
+    ConditionalDenoiser,
+    ExchangeableDenoiser,
+    LabelledDenoiser,
+)
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.weights import Architecture
 
@@ -78,3 +83,44 @@ def test_values_and_rare_labels_have_no_laws_of_their_own(problem):
         condition = ConditionEncoder().fit_transform(y).double()
         gaussian = dataclasses.replace(problem, condition=condition).make_gaussian()
         assert isinstance(gaussian, ExchangeableDenoiser)
+
+
+@pytest.fixture
+def make_groups(generator, make_problem):
+    """Networks of two labels that vary in other directions, with as many held out."""
+
+    def make(n, n_labelled_axes):
+        plain = make_problem(Architecture.mlp([4, 5, 3]), "euclidean")
+        n_coordinates = plain.points.shape[1]
+        label = torch.arange(2 * n) % 2
+        axes = torch.full((2, n_coordinates), 1.0, dtype=torch.float64)
+        axes[0, :n_labelled_axes] = axes[1, n_labelled_axes : 2 * n_labelled_axes] = 0.1
+        points = torch.randn(2 * n, n_coordinates, generator=generator, dtype=torch.float64)
+        points = points * axes[label] / plain.scale
+        features = ConditionEncoder().fit_transform([LABELS[i] for i in label]).double()
+        return dataclasses.replace(
+            plain,
+            points=points[:n],
+            held_out=points[n:],
+            condition=features[:n],
+            held_out_condition=features[n:],
+        )
+
+    return make
+
+
+def test_aligned_labels_have_own_laws_where_these_differ(make_groups):
+    problem = make_groups(800, 15)
+    denoiser = problem.make_gaussian()
+    assert isinstance(denoiser, LabelledDenoiser)
+    x = problem.points * problem.scale
+    own = AffineDenoiser(x[::2], problem.held_out[::2] * problem.scale, problem.schedule)
+    t = torch.full((400,), 0.5, dtype=torch.float64)
+    assert torch.equal(denoiser(t, x[::2], problem.condition[::2]).mean, own(t, x[::2]).mean)
+
+
+def test_aligned_labels_share_a_covariance_that_is_the_same(make_groups):
+    problem = make_groups(80, 0)
+    assert isinstance(problem.make_gaussian(), ConditionalDenoiser)
+    unseen = dataclasses.replace(problem, held_out=None, held_out_condition=None)
+    assert isinstance(unseen.make_gaussian(), ConditionalDenoiser)
