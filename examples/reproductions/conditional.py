@@ -11,7 +11,7 @@ relative to the networks of the same task.
         [--n-steps 600]
 
 ``--side 7`` averages images to 7 x 7 pixels, for smaller networks: thousands of them are trained in
-a minute, and a flow learns their law more completely.
+a minute or two, and a flow learns their law more completely.
 
 FOLDER holds ``mnist.npz`` and ``fashion_mnist.npz``, each with arrays X_train, y_train, X_test and
 y_test.
