@@ -1,10 +1,10 @@
 """One flow over the networks of two tasks ([DWF] K.1): MNIST and Fashion-MNIST.
 
-Networks of one architecture are trained on each task; one flow learns from both, with the task as
-condition, and draws networks for either. The table compares their accuracy on the test images of
-the task with that of networks trained on it that the flow never saw: from the flow as it is, less
-dispersed, and with a few minibatch gradients of the task's loss. Novelty and dispersion are
-relative to the networks of the same task.
+Networks of one architecture are trained on each task and aligned to one reference per task; one
+flow learns from both, with the task as condition, and draws networks for either. The table compares
+their accuracy on the test images of the task with that of networks trained on it that the flow
+never saw: from the flow as it is, less dispersed, and with a few minibatch gradients of the task's
+loss. Novelty and dispersion are relative to the networks of the same task.
 
     python examples/reproductions/conditional.py --data FOLDER [--side 28] [--hidden 10]
         [--n-networks 400] [--n-epochs 5] [--geometry product_sphere] [--max-iter 900]
@@ -23,10 +23,12 @@ import argparse
 import time
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from images import Images, load_images
+from sklearn.preprocessing import FunctionTransformer
 from torch import Tensor
 
 from bayesflow_nn import (
@@ -38,14 +40,25 @@ from bayesflow_nn import (
 )
 from bayesflow_nn.diversity import novelty_report
 from bayesflow_nn.predictive import network_scores
+from bayesflow_nn.symmetry import PermutationAligner
 from bayesflow_nn.symmetry.chart import GEOMETRIES
 
 TASKS = ("mnist", "fashion_mnist")
 N_GENERATED, N_STEPS = 100, 16
 
 
-def train(architecture: Architecture, data: Images, n_networks: int, n_epochs: int, seed: int):
-    """A population for one task, split into networks for the flow and a tenth held out."""
+class Networks(NamedTuple):
+    """Networks of one task with their neurons in one order: for the flow, and a tenth held out."""
+
+    aligner: PermutationAligner
+    seen: WeightPopulation
+    unseen: WeightPopulation
+
+
+def train(
+    architecture: Architecture, data: Images, n_networks: int, n_epochs: int, seed: int
+) -> Networks:
+    """Train on one task, and align to the barycentre of what the flow will see of it."""
     population = train_population(
         architecture,
         data.X_train,
@@ -57,7 +70,9 @@ def train(architecture: Architecture, data: Images, n_networks: int, n_epochs: i
         random_state=seed,
         verbose=True,
     )
-    return population.split(test_size=0.1, random_state=0)
+    seen, unseen = population.split(test_size=0.1, random_state=0)
+    aligner = PermutationAligner(random_state=0).fit(seen)
+    return Networks(aligner, aligner.transform(seen), aligner.transform(unseen))
 
 
 def join(populations: list[WeightPopulation]) -> WeightPopulation:
@@ -73,12 +88,15 @@ def join(populations: list[WeightPopulation]) -> WeightPopulation:
 class Table:
     """Prints scores of networks of one task."""
 
-    def __init__(self, posterior: FlowPosterior, seen: Tensor, unseen: Tensor, data: Images):
-        self.posterior, self.data = posterior, data
-        self.seen, self.unseen = self._points(seen), self._points(unseen)
+    def __init__(self, posterior: FlowPosterior, networks: Networks, data: Images):
+        self.posterior, self.aligner, self.data = posterior, networks.aligner, data
+        self.seen, self.unseen = (
+            self._points(part.weights) for part in (networks.seen, networks.unseen)
+        )
 
     def _points(self, weights: Tensor) -> Tensor:
-        return self.posterior.to_points(weights) * self.posterior.unit_scale_
+        aligned = self.aligner.transform(weights)
+        return self.posterior.to_points(aligned) * self.posterior.unit_scale_
 
     def print_row(self, name: str, weights: np.ndarray | Tensor, seconds: float) -> None:
         """Accuracy and loss on the test images, novelty, dispersion and seconds."""
@@ -128,24 +146,28 @@ def main() -> None:
     warnings.simplefilter("ignore", UserWarning)  # the table itself shows what shrinks
     architecture = Architecture.mlp([options.side**2, *options.hidden, 10])
     images = {task: load_images(options.data, task, options.side) for task in TASKS}
-    splits = [
+    networks = [
         train(architecture, data, options.n_networks, options.n_epochs, seed)
         for seed, data in enumerate(images.values())
     ]
-    seen = join([split.train for split in splits])
+    seen = join([task.seen for task in networks])
     posterior = FlowPosterior(
-        geometry=options.geometry, max_iter=options.max_iter, random_state=0, verbose=True
+        geometry=options.geometry,
+        alignment=FunctionTransformer(),  # the identity: every task has a reference of its own
+        max_iter=options.max_iter,
+        random_state=0,
+        verbose=True,
     )
     start = time.perf_counter()
-    posterior.fit(seen, np.repeat(TASKS, [len(split.train) for split in splits]))
+    posterior.fit(seen, np.repeat(TASKS, [len(task.seen) for task in networks]))
     posterior.set_params(verbose=False)
     print(f"fitted to {len(seen)} networks in {time.perf_counter() - start:.0f} s\n")
     columns = ("accuracy", "NLL", "novelty", "dispersion", "seconds")
     print(f"{'':34s}{columns[0]:>10s}{columns[1]:>10s}{columns[2]:>10s}", end="")
     print(f"{columns[3]:>12s}{columns[4]:>10s}")
-    for split, (task, data) in zip(splits, images.items(), strict=True):
-        table = Table(posterior, split.train.weights, split.test.weights, data)
-        print_task(task, table, split.test.weights, options.n_steps)
+    for own, (task, data) in zip(networks, images.items(), strict=True):
+        table = Table(posterior, own, data)
+        print_task(task, table, own.unseen.weights, options.n_steps)
 
 
 if __name__ == "__main__":
