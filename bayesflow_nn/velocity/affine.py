@@ -146,16 +146,20 @@ def _posterior(signal: Tensor, noise: Tensor, variance: Tensor) -> tuple[Tensor,
 
 
 def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal axes ``(n_coordinates, rank)`` and their variances ``(rank,)``, largest first."""
+    """Orthonormal axes ``(n_coordinates, rank)`` and their variances ``(rank,)``, largest first.
+
+    Axes along which the points do not vary are left out, but for one if they never do.
+    """
     n, n_coordinates = centred.shape
     if n > n_coordinates:
-        variances, basis = torch.linalg.eigh(centred.T @ centred / (n - 1))
-        return basis.flip(1), variances.flip(0)
-    # Fewer networks than coordinates: the Gram matrix has the same non-zero spectrum.
-    values, vectors = torch.linalg.eigh(centred @ centred.T / (n - 1))
-    rank = max(n - 1, 1)
-    values, vectors = values.flip(0)[:rank], vectors.flip(1)[:, :rank]
-    return torch.linalg.qr(centred.T @ vectors)[0], values
+        variances, vectors = torch.linalg.eigh(centred.T @ centred / (n - 1))
+    else:  # the Gram matrix of the points has the same non-zero spectrum, and is smaller
+        variances, vectors = torch.linalg.eigh(centred @ centred.T / (n - 1))
+    rank = max(int((variances > _SMALLEST_VARIANCE).sum()), 1)
+    variances, vectors = variances.flip(0)[:rank], vectors.flip(1)[:, :rank]
+    if n > n_coordinates:
+        return vectors, variances
+    return torch.linalg.qr(centred.T @ vectors)[0], variances
 
 
 def _shrink(sample: Tensor, held_out: Tensor, n_held_out: int) -> Tensor:

@@ -81,5 +81,10 @@ class ConditionalDenoiser(nn.Module):
         self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
     ) -> Tensor:
         """Multiply by a power of the posterior covariance; see :class:`AffineDenoiser`."""
-        law = self.overall if condition is None else self.around_condition
-        return law.apply_covariance(t, v, power=power)
+        if condition is None:
+            return self.overall.apply_covariance(t, v, power=power)
+        around = self.around_condition.apply_covariance(t, v, power=power)
+        known = condition[:, :1] > 0
+        if known.all():
+            return around
+        return torch.where(known, around, self.overall.apply_covariance(t, v, power=power))

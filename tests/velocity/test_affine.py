@@ -147,7 +147,7 @@ def test_a_constant_coordinate_is_predicted_to_be_its_constant(generator, noisy)
 def test_the_denoiser_is_saved_with_its_module(generator, noisy):
     x, (t, noise) = correlated(generator, 50, 4), noisy(4)
     denoiser = AffineDenoiser(x, x + 1, straight)
-    other = AffineDenoiser(torch.ones_like(x), x, straight)
+    other = AffineDenoiser(3 * x.flip(1), x, straight)
     other.load_state_dict(denoiser.state_dict())
     assert torch.equal(other(t, noise).mean, denoiser(t, noise).mean)
 
