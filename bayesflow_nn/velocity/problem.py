@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,8 @@ from bayesflow_nn.velocity.conditional import ConditionalDenoiser
 from bayesflow_nn.velocity.exchangeable import ExchangeableDenoiser
 from bayesflow_nn.velocity.features import N_TIME_FEATURES
 from bayesflow_nn.velocity.gaussian import GaussianDenoiser, Schedule
-from bayesflow_nn.velocity.labelled import LabelledDenoiser
+from bayesflow_nn.velocity.labelled import ConditionedPoints, with_laws_of_labels
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
-
-_FEWEST_OF_A_LABEL = 20  # networks for a law of their own
-_LATEST_TIME = 0.9  # at which laws are compared: later ones say little that x_t does not
 
 
 @dataclass(frozen=True)
@@ -64,71 +62,44 @@ class VelocityProblem:
         """Number of features of time and condition."""
         return N_TIME_FEATURES + self.n_condition_features
 
-    def make_denoiser(self) -> AffineDenoiser | ConditionalDenoiser | LabelledDenoiser:
+    def make_denoiser(self) -> GaussianDenoiser:
         """Closed-form affine prediction in coordinates of unit variance.
 
-        Labels share a covariance, or have laws of their own where those predict held-out networks
-        better: they tell more of a task, and are learned from fewer networks.
+        Its mean depends on the condition, and labels have laws of their own where that tells more.
         """
-        x, held_out = self._scaled_points()
+        points = self._scaled_points()
         if self.condition is None:
-            return AffineDenoiser(x, held_out, self.schedule)
-        shared = ConditionalDenoiser(
-            x, held_out, self.condition, self.held_out_condition, self.schedule
+            return AffineDenoiser(*points, self.schedule)
+        given = self.condition, self.held_out_condition
+        shared = ConditionalDenoiser(*points, *given, self.schedule)
+        return self._with_laws_of_labels(
+            shared, lambda *points: AffineDenoiser(*points, self.schedule)
         )
-        if held_out is None or not self._has_labels:
-            return shared
-        laws = self._laws(lambda *points: AffineDenoiser(*points, self.schedule))
-        return min(shared, LabelledDenoiser(*laws, shared.overall), key=self._held_out_error)
 
-    def make_exchangeable_denoiser(self) -> ExchangeableDenoiser | LabelledDenoiser:
+    def make_exchangeable_denoiser(self) -> GaussianDenoiser:
         """Closed-form affine prediction that no permutation of hidden neurons changes.
 
-        Conditions that many networks share have laws of their own; the mean depends on others.
+        Its symmetric mean depends on the condition, and labels may have laws of their own.
         """
-        graph, points = NeuralGraph(self.chart), self._scaled_points()
+        fit = partial(ExchangeableDenoiser, NeuralGraph(self.chart), schedule=self.schedule)
+        points = self._scaled_points()
         if self.condition is None:
-            return ExchangeableDenoiser(graph, *points, self.schedule)
-        if not self._has_labels:
-            given = self.condition, self.held_out_condition
-            return ExchangeableDenoiser(graph, *points, self.schedule, *given)
-        laws = self._laws(lambda *points: ExchangeableDenoiser(graph, *points, self.schedule))
-        overall = ExchangeableDenoiser(graph, *points, self.schedule)
-        return LabelledDenoiser(*laws, overall)
+            return fit(*points)
+        given = {"condition": self.condition, "held_out_condition": self.held_out_condition}
+        return self._with_laws_of_labels(fit(*points, **given), fit)
 
     def make_gaussian(self) -> GaussianDenoiser:
         """Closed-form prediction that suits the chart: exchangeable where it pools neurons."""
         return self.make_exchangeable_denoiser() if self.chart.pooled else self.make_denoiser()
 
-    @property
-    def _has_labels(self) -> bool:
-        """Whether every condition is that of many networks."""
-        counts = self.condition.unique(dim=0, return_counts=True)[1]
-        return counts.min().item() >= _FEWEST_OF_A_LABEL
-
-    def _laws(
-        self, fit: Callable[[Tensor, Tensor | None], GaussianDenoiser]
-    ) -> tuple[Tensor, list[GaussianDenoiser]]:
-        """All labels, and the law that is fitted to the networks of each."""
-        labels, place = self.condition.unique(dim=0, return_inverse=True)
+    def _with_laws_of_labels(
+        self, shared: GaussianDenoiser, fit: Callable[[Tensor, Tensor], GaussianDenoiser]
+    ) -> GaussianDenoiser:
         x, held_out = self._scaled_points()
-        laws = []
-        for index, label in enumerate(labels):
-            others = held_out
-            if held_out is not None:
-                others = held_out[(self.held_out_condition == label).all(1)]
-                others = others if len(others) > 1 else None
-            laws.append(fit(x[place == index], others))
-        return labels, laws
-
-    def _held_out_error(self, denoiser: GaussianDenoiser) -> float:
-        """Mean squared error of the velocity that predictions of held-out networks mean."""
-        x, generator = self._scaled_points()[1], torch.Generator().manual_seed(0)
-        t = _LATEST_TIME * torch.rand(len(x), generator=generator, dtype=torch.float64).to(x)
-        signal, width = self.schedule(t)
-        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-        predicted = denoiser(t, signal * x + width * noise, self.held_out_condition).mean
-        return ((predicted - x) / width).square().mean().item()
+        training, others = ConditionedPoints(x, self.condition), None
+        if held_out is not None:
+            others = ConditionedPoints(held_out, self.held_out_condition)
+        return with_laws_of_labels(shared, fit, training, others)
 
     def _scaled_points(self) -> tuple[Tensor, Tensor | None]:
         held_out = None if self.held_out is None else self.held_out * self.scale

@@ -99,7 +99,9 @@ def test_the_mean_depends_on_a_condition_as_that_of_networks_in_every_order(
         own, expected = (getattr(each, name)(t, z, given) for each in (law, affine))
         if name == "forward":
             own, expected = own.mean, expected.mean
-        assert (own - expected).norm(dim=1).max() < off * z.norm(dim=1).max()
+        # A covariance is off in proportion to itself, which without the condition exceeds 1.
+        size = expected.norm(dim=1).clamp_min(z.norm(dim=1).max())
+        assert ((own - expected).norm(dim=1) < off * size).all()
     # The condition matters by more than that.
     assert (law(t, z, given).mean - law(t, z).mean)[3:].norm(dim=1).max() > 0.5
 
