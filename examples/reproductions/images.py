@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +24,26 @@ class Images(NamedTuple):
 def load_images(folder: Path, name: str, side: int = 28) -> Images:
     """Read ``name.npz``, with arrays X_train, y_train, X_test and y_test, from a folder.
 
-    Images come out as means over `side` x `side` equal squares.
+    Images are square, flat or not, with pixels in 0 to 255. They come out as means over `side` x
+    `side` equal squares.
+
+    Raises
+    ------
+    ValueError
+        If `side` does not divide the side of the images.
     """
     with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
-        images = [torch.as_tensor(file[key]) / 255 for key in ("X_train", "X_test")]
-        X = [avg_pool2d(x[:, None], x.shape[-1] // side).flatten(1) for x in images]
+        X = [shrink(torch.as_tensor(file[key]) / 255, side) for key in ("X_train", "X_test")]
         y = [torch.as_tensor(file[key].astype(np.int64)) for key in ("y_train", "y_test")]
     return Images(X[0], y[0], X[1], y[1])
+
+
+def shrink(images: Tensor, side: int) -> Tensor:
+    """Means over `side` x `side` equal squares, in rows ``(n, side * side)``."""
+    own_side = math.isqrt(images[0].numel())
+    squares = images.reshape(len(images), 1, own_side, own_side)
+    if own_side % side:
+        raise ValueError(
+            f"side must divide that of the images, {own_side}, got {side}; give another one."
+        )
+    return avg_pool2d(squares, own_side // side).flatten(1)
