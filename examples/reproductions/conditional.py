@@ -10,8 +10,12 @@ loss. Novelty and dispersion are relative to the networks of the same task.
         [--n-networks 400] [--n-epochs 5] [--geometry product_sphere] [--max-iter 900]
         [--n-steps 600]
 
-``--side 7`` averages images to 7 x 7 pixels, for smaller networks: thousands of them are trained in
-a minute or two, and a flow learns their law more completely.
+``--side 7`` averages images to 7 x 7 pixels, for smaller networks, of which thousands are cheap to
+train, so that a flow learns their law more completely.
+
+As every task has a reference of its own, neurons correspond within a task, not between the two:
+samples without a condition, or with a `condition_strength` other than 1, would mix neurons that do
+not.
 
 FOLDER holds ``mnist.npz`` and ``fashion_mnist.npz``, each with arrays X_train, y_train, X_test and
 y_test.
