@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bayesflow_nn.velocity.affine import AffineDenoiser
 from bayesflow_nn.velocity.gaussian import Denoised, Schedule
 
-_RIDGE = 1e-6  # of the mean square of the features: rank-deficient features stay solvable
+_ROUNDING = 1e-5  # of the largest singular value: features are single-precision, some redundant
 
 
 class ConditionalDenoiser(nn.Module):
@@ -42,13 +42,14 @@ class ConditionalDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.schedule = schedule
-        features = condition.double()
-        gram = features.T @ features
-        gram += _RIDGE * gram.trace() / len(gram) * torch.eye(len(gram)).to(gram)
-        coefficients = torch.linalg.solve(gram, features.T @ x.double()).to(x.dtype)
-        self.register_buffer("coefficients", coefficients)
-        rest = None if held_out is None else held_out - held_out_condition @ coefficients
-        self.around_condition = AffineDenoiser(x - condition @ coefficients, rest, schedule)
+        coefficients = torch.linalg.pinv(condition.double(), rtol=_ROUNDING) @ x.double()
+
+        def around(points: Tensor, given: Tensor) -> Tensor:
+            return (points.double() - given.double() @ coefficients).to(points.dtype)
+
+        rest = None if held_out is None else around(held_out, held_out_condition)
+        self.register_buffer("coefficients", coefficients.to(x.dtype))
+        self.around_condition = AffineDenoiser(around(x, condition), rest, schedule)
         self.overall = AffineDenoiser(x, held_out, schedule)
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.gaussian import Denoised, GaussianDenoiser
+from bayesflow_nn.velocity.gaussian import Denoised, GaussianDenoiser, Schedule
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 
 _FEWEST_OF_A_LABEL = 20  # networks for a law of their own
-_FEWEST_HELD_OUT = 5  # networks of a label to judge its law by
-_LEAST_ADVANTAGE = 2.0  # of its own law, in standard errors
+_FEWEST_HELD_OUT = 10  # networks of a label to judge its law by
+_LEAST_ADVANTAGE = 2.0  # of an own law, in standard errors
 _COMPARED_AT = (0.1, 0.3, 0.5, 0.7, 0.9)  # later points say all of a network by themselves
 
 
@@ -101,14 +101,17 @@ class ConditionedPoints(NamedTuple):
 def with_laws_of_labels(
     shared: GaussianDenoiser,
     fit: Callable[[Tensor, Tensor], GaussianDenoiser],
+    schedule: Schedule,
     training: ConditionedPoints,
     held_out: ConditionedPoints | None,
 ) -> GaussianDenoiser:
     """Give labels laws of their own where these predict held-out networks better.
 
     The law of a label describes its networks more closely than one that all conditions share, but
-    is estimated from them alone. It is used where its advantage on held-out networks of the label
-    is more than chance; the same networks correct its variances.
+    is estimated from them alone. Labels have laws of their own if that of one predicts its held-out
+    networks better by two standard errors: all then whose law predicts theirs better at all, since
+    what the others share is a mixture. Networks count as independent, those of one chain too, and
+    correct the variances of the law that they judge.
 
     Parameters
     ----------
@@ -116,8 +119,11 @@ def with_laws_of_labels(
         Fitted to all training points, with their conditions.
     fit : callable
         Law of training and held-out points, ``(n, n_coordinates)`` and ``(m, n_coordinates)``.
+    schedule : callable
+        ``t (n,) -> (signal, noise)``, each ``(n, 1)``: the weights of target and source in ``x_t``.
     training, held_out : ConditionedPoints
-        Without held-out points no label has a law of its own.
+        A label is a condition that at least 20 training and 10 held-out points have in common;
+        without held-out points there is none.
 
     Returns
     -------
@@ -127,33 +133,37 @@ def with_laws_of_labels(
     if held_out is None:
         return shared
     features, counts = training.condition.unique(dim=0, return_counts=True)
-    labels, laws = [], []
+    candidates = []
     for label in features[counts >= _FEWEST_OF_A_LABEL]:
         others = held_out.having(label)
-        if len(others.x) < _FEWEST_HELD_OUT:
-            continue
-        law = fit(training.having(label).x, others.x)
-        if _advantage(law, shared, others) > _LEAST_ADVANTAGE:
-            labels.append(label)
-            laws.append(law)
-    return LabelledDenoiser(torch.stack(labels), laws, shared) if laws else shared
+        if len(others.x) >= _FEWEST_HELD_OUT:
+            law = fit(training.having(label).x, others.x)
+            candidates.append((_advantage(law, shared, schedule, others), label, law))
+    if max((advantage for advantage, *_ in candidates), default=0.0) <= _LEAST_ADVANTAGE:
+        return shared
+    labels, laws = zip(*(own for advantage, *own in candidates if advantage > 0), strict=True)
+    return LabelledDenoiser(torch.stack(labels), list(laws), shared)
 
 
 def _advantage(
-    law: GaussianDenoiser, other: GaussianDenoiser, held_out: ConditionedPoints
+    law: GaussianDenoiser,
+    other: GaussianDenoiser,
+    schedule: Schedule,
+    held_out: ConditionedPoints,
 ) -> float:
     """Mean by which a law predicts networks better than another, in its standard errors."""
-    gain = _errors(other, held_out) - _errors(law, held_out)
-    return (gain.mean() / (gain.std() / len(gain) ** 0.5)).item()
+    gain = _errors(other, schedule, held_out) - _errors(law, schedule, held_out)
+    standard_error = gain.std() / len(gain) ** 0.5
+    return (gain.mean() / standard_error.clamp_min(torch.finfo(gain.dtype).tiny)).item()
 
 
-def _errors(law: GaussianDenoiser, points: ConditionedPoints) -> Tensor:
+def _errors(law: GaussianDenoiser, schedule: Schedule, points: ConditionedPoints) -> Tensor:
     """Squared error of the velocity that is predicted for every network, at the same noise."""
     x, condition = points
     generator, errors = torch.Generator().manual_seed(0), []
     for time in _COMPARED_AT:
         t = torch.full((len(x),), time).to(x)
-        signal, width = law.schedule(t)
+        signal, width = schedule(t)
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
         predicted = law(t, signal * x + width * noise, condition).mean
         errors.append(((predicted - x) / width).square().mean(1))

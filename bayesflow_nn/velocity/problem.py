@@ -67,14 +67,13 @@ class VelocityProblem:
 
         Its mean depends on the condition, and labels have laws of their own where that tells more.
         """
-        points = self._scaled_points()
+        fit = partial(AffineDenoiser, schedule=self.schedule)
+        x, held_out = self._scaled_points()
         if self.condition is None:
-            return AffineDenoiser(*points, self.schedule)
+            return fit(x, held_out)
         given = self.condition, self.held_out_condition
-        shared = ConditionalDenoiser(*points, *given, self.schedule)
-        return self._with_laws_of_labels(
-            shared, lambda *points: AffineDenoiser(*points, self.schedule)
-        )
+        shared = ConditionalDenoiser(x, held_out, *given, self.schedule)
+        return self._with_laws_of_labels(shared, fit, x, held_out)
 
     def make_exchangeable_denoiser(self) -> GaussianDenoiser:
         """Closed-form affine prediction that no permutation of hidden neurons changes.
@@ -82,24 +81,27 @@ class VelocityProblem:
         Its symmetric mean depends on the condition, and labels may have laws of their own.
         """
         fit = partial(ExchangeableDenoiser, NeuralGraph(self.chart), schedule=self.schedule)
-        points = self._scaled_points()
+        x, held_out = self._scaled_points()
         if self.condition is None:
-            return fit(*points)
+            return fit(x, held_out)
         given = {"condition": self.condition, "held_out_condition": self.held_out_condition}
-        return self._with_laws_of_labels(fit(*points, **given), fit)
+        return self._with_laws_of_labels(fit(x, held_out, **given), fit, x, held_out)
 
     def make_gaussian(self) -> GaussianDenoiser:
         """Closed-form prediction that suits the chart: exchangeable where it pools neurons."""
         return self.make_exchangeable_denoiser() if self.chart.pooled else self.make_denoiser()
 
     def _with_laws_of_labels(
-        self, shared: GaussianDenoiser, fit: Callable[[Tensor, Tensor], GaussianDenoiser]
+        self,
+        shared: GaussianDenoiser,
+        fit: Callable[[Tensor, Tensor], GaussianDenoiser],
+        x: Tensor,
+        held_out: Tensor | None,
     ) -> GaussianDenoiser:
-        x, held_out = self._scaled_points()
         training, others = ConditionedPoints(x, self.condition), None
         if held_out is not None:
             others = ConditionedPoints(held_out, self.held_out_condition)
-        return with_laws_of_labels(shared, fit, training, others)
+        return with_laws_of_labels(shared, fit, self.schedule, training, others)
 
     def _scaled_points(self) -> tuple[Tensor, Tensor | None]:
         held_out = None if self.held_out is None else self.held_out * self.scale
