@@ -24,13 +24,7 @@ class Images(NamedTuple):
 def load_images(folder: Path, name: str, side: int = 28) -> Images:
     """Read ``name.npz``, with arrays X_train, y_train, X_test and y_test, from a folder.
 
-    Images are square, flat or not, with pixels in 0 to 255. They come out as means over `side` x
-    `side` equal squares.
-
-    Raises
-    ------
-    ValueError
-        If `side` does not divide the side of the images.
+    Images are square, flat or not, with pixels in 0 to 255; see `shrink`.
     """
     with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
         X = [shrink(torch.as_tensor(file[key]) / 255, side) for key in ("X_train", "X_test")]
@@ -39,11 +33,19 @@ def load_images(folder: Path, name: str, side: int = 28) -> Images:
 
 
 def shrink(images: Tensor, side: int) -> Tensor:
-    """Means over `side` x `side` equal squares, in rows ``(n, side * side)``."""
+    """Means over `side` x `side` equal squares of square images, in rows ``(n, side * side)``.
+
+    Raises
+    ------
+    ValueError
+        If images are not square, or `side` does not divide their side.
+    """
     own_side = math.isqrt(images[0].numel())
-    squares = images.reshape(len(images), 1, own_side, own_side)
+    if own_side**2 != images[0].numel():
+        raise ValueError(f"images must be square, got shape {tuple(images.shape)}.")
     if own_side % side:
         raise ValueError(
             f"side must divide that of the images, {own_side}, got {side}; give another one."
         )
+    squares = images.reshape(len(images), 1, own_side, own_side)
     return avg_pool2d(squares, own_side // side).flatten(1)
