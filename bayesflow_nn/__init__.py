@@ -7,6 +7,7 @@ flow that carries noise to the distribution of their weights.
 from bayesflow_nn.arviz_record import function_diagnostics, population_record
 from bayesflow_nn.estimators import FlowBNNClassifier, FlowBNNRegressor
 from bayesflow_nn.flow import Guidance, Refresh, StepNoise, TaskGuidance
+from bayesflow_nn.persistence import load, save
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.weights import (
     Architecture,
@@ -34,8 +35,10 @@ __all__ = [
     "TaskGuidance",
     "WeightPopulation",
     "function_diagnostics",
+    "load",
     "population_record",
     "sample_population",
+    "save",
     "train_population",
 ]
 

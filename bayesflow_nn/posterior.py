@@ -21,6 +21,7 @@ from bayesflow_nn.flow import (
     StandardSource,
     Targets,
 )
+from bayesflow_nn.persistence import PersistenceMethods
 from bayesflow_nn.posterior_densities import DensityMethods
 from bayesflow_nn.posterior_diversity import DiversityMethods
 from bayesflow_nn.posterior_html import posterior_html
@@ -65,6 +66,7 @@ class FlowPosterior(
     RefinementMethods,
     TransferMethods,
     DensityMethods,
+    PersistenceMethods,
     DensityMixin,
     BaseEstimator,
 ):

@@ -22,6 +22,7 @@ from bayesflow_nn.estimators.inputs import fit_scaler, scale_inputs
 from bayesflow_nn.estimators.population import Data, draw_chains, known_likelihood, train_networks
 from bayesflow_nn.estimators.seen_inputs import remember
 from bayesflow_nn.estimators.settings import check_settings, read_precision
+from bayesflow_nn.persistence import PersistenceMethods
 from bayesflow_nn.posterior import FlowPosterior
 from bayesflow_nn.weights import Architecture
 from bayesflow_nn.weights.random_state import draw_seed
@@ -34,7 +35,7 @@ stay in flat space: on diabetes (10-16-16-1) generated networks have a dispersio
 of 1.8 on spheres, where a nearly dead neuron has a huge bias in its own units."""
 
 
-class FlowBNN(BaseEstimator):
+class FlowBNN(PersistenceMethods, BaseEstimator):
     """What both estimators do with scaled inputs and targets, and with their common parameters."""
 
     def _check_settings(self) -> None:
