@@ -1,22 +1,22 @@
 """Saving and loading.
 
 An object is written as the name of its class and what its attributes are, down to numbers, strings
-and tensors. Reading makes objects of classes that are trusted, and calls nothing that the file
-names: unlike a pickle, a file from somewhere else cannot run code.
+and tensors. Unlike a pickle, a file is data: see :mod:`bayesflow_nn.persistence.reader`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import uuid
 import warnings
 from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import safetensors.torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from sklearn.utils.validation import check_is_fitted
 
 from bayesflow_nn.persistence.reader import GraphReader
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _KEY = "bayesflow_nn"
+_VERSIONS = {name: version(name) for name in (_KEY, "scikit-learn", "torch")}
 
 
 def save(value: Any, path: str | Path) -> None:
@@ -35,16 +36,20 @@ def save(value: Any, path: str | Path) -> None:
     Parameters
     ----------
     value : object
-        Estimators of this library and of scikit-learn, populations, modules, arrays, tensors, and
-        containers of them.
+        Estimators of this library; scikit-learn's transformers of `preprocessing`, `decomposition`
+        and `impute`, and their compositions in `pipeline` and `compose`; populations and
+        architectures; modules of ``torch.nn`` and of your own; dense arrays and tensors; containers
+        of these. Attributes are written as they are. Views of one tensor become copies of their
+        own, as do lists, tuples and dictionaries that several objects share.
     path : path
         Usually named ``*.safetensors``. An existing file is replaced once the new one is complete.
 
     Raises
     ------
     TypeError
-        If a part is of a kind that cannot be written, such as a lambda or an open file; the message
-        says which.
+        If a part is of a kind that cannot be written, such as a lambda; the message says which.
+    ValueError
+        If it is nested too deeply, or in itself.
 
     Examples
     --------
@@ -56,12 +61,29 @@ def save(value: Any, path: str | Path) -> None:
     Architecture.mlp([2, 8, 1], activation='relu')
     """
     writer = GraphWriter()
-    root = writer.node(value, type(value).__name__)
-    header = {"format": _FORMAT, "version": version(_KEY), "root": root}
-    path = Path(path)
-    part = path.with_name(f"{path.name}.part")
-    save_file(writer.tensors, part, {_KEY: json.dumps(header, allow_nan=False)})
-    os.replace(part, path)
+    try:
+        header = {
+            "format": _FORMAT,
+            "versions": _VERSIONS,
+            "root": writer.node(value, type(value).__name__),
+        }
+        metadata = {_KEY: json.dumps(header, allow_nan=False)}
+    except RecursionError as error:
+        raise ValueError(
+            f"value must not be nested so deeply, or in itself, to be saved, got "
+            f"{type(value).__name__}."
+        ) from error
+    _replace(Path(path).resolve(), safetensors.torch.save(writer.tensors, metadata))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load(path: str | Path, *, trusted: Collection[str] = (), device: str = "cpu") -> Any:
@@ -71,11 +93,10 @@ def load(path: str | Path, *, trusted: Collection[str] = (), device: str = "cpu"
     ----------
     path : path
     trusted : collection of str
-        Packages beside this library, scikit-learn and the modules of torch whose classes and
-        functions may be used, for example that of a module of your own; ``"__main__"`` for those of
-        a script or notebook. A package that you trust runs as if you had imported it.
+        Modules or packages of your own whose classes and functions the file may use, for example
+        that of a network; ``"__main__"`` for those of a script or notebook. They are imported.
     device : str
-        Where tensors go that were not on the CPU.
+        Where tensors go that were not on the CPU, and estimators that did not work there.
 
     Returns
     -------
@@ -84,39 +105,53 @@ def load(path: str | Path, *, trusted: Collection[str] = (), device: str = "cpu"
     Raises
     ------
     ValueError
-        If the file was not written by `save`, by a later format, or names a class that is not
-        trusted.
+        If the file was not written by `save`, by a later format, or names what is not trusted.
 
     Warns
     -----
     UserWarning
-        If another version of the library wrote the file.
+        If another version of this library, scikit-learn or torch wrote the file.
     """
+    if isinstance(trusted, str):
+        raise TypeError(
+            f"trusted must be a list of packages, got {trusted!r}; write [{trusted!r}]."
+        )
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_KEY)
+            text = (file.metadata() or {})[_KEY]
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
+        header = json.loads(text)
+        _check_header(header, path)
+        return GraphReader(tensors, trusted, device).value(header["root"])
+    except (
+        SafetensorError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        json.JSONDecodeError,
+    ) as error:
         raise ValueError(
-            f"path must be a file written by save, got {str(path)!r}: {error}."
+            f"path must be a file written by save, got {str(path)!r}, which cannot be read: "
+            f"{type(error).__name__}: {error}."
         ) from error
-    if header is None:
-        raise ValueError(
-            f"path must be a file written by save, got {str(path)!r}, which holds tensors alone."
-        )
-    header = json.loads(header)
+
+
+def _check_header(header: dict[str, Any], path: str | Path) -> None:
+    """Raise for a later format, and warn of other versions."""
     if header["format"] > _FORMAT:
         raise ValueError(
             f"path must be a file of format {_FORMAT} or earlier, got {str(path)!r} of format "
-            f"{header['format']}, written by version {header['version']}; update bayesflow_nn."
+            f"{header['format']}; update bayesflow_nn."
         )
-    if header["version"] != version(_KEY):
+    others = {name: own for name, own in header["versions"].items() if _VERSIONS.get(name) != own}
+    if others:
+        here = {name: _VERSIONS.get(name) for name in others}
         warnings.warn(
-            f"{str(path)!r} was written by version {header['version']} of bayesflow_nn, this is "
-            f"{version(_KEY)}; what it holds may not work here.",
-            stacklevel=2,
+            f"{str(path)!r} was written with {others}, here are {here}; what it holds may not "
+            f"work.",
+            stacklevel=3,
         )
-    return GraphReader(tensors, trusted, device).value(header["root"])
 
 
 class PersistenceMethods:
@@ -137,7 +172,7 @@ class PersistenceMethods:
     """
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted estimator to one file, as numbers and JSON, without code.
+        """Write the fitted estimator to one file; see :func:`bayesflow_nn.save`.
 
         Parameters
         ----------
@@ -162,10 +197,9 @@ class PersistenceMethods:
         ----------
         path : path
         trusted : collection of str
-            Packages of your own whose classes the file may use; see
-            :func:`bayesflow_nn.load`.
+            Packages of your own whose classes the file may use; see :func:`bayesflow_nn.load`.
         device : str
-            Where tensors go that were not on the CPU, and where the estimator works if it was not.
+            Where tensors go that were not on the CPU, and the estimator if it did not work there.
 
         Returns
         -------
@@ -184,6 +218,4 @@ class PersistenceMethods:
                 f"path must hold a {cls.__name__}, got {str(path)!r}, which holds a "
                 f"{type(loaded).__name__}; use bayesflow_nn.load."
             )
-        if getattr(loaded, "device", "cpu") != "cpu":
-            loaded.device = device
         return loaded

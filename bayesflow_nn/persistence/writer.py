@@ -1,8 +1,9 @@
 """Objects as nodes of JSON and named tensors.
 
 None, booleans, finite floats, integers, strings and lists are themselves; everything else is an
-object of JSON whose only key says what it is. Objects and tensors that occur more than once are
-written once.
+object of JSON whose only key says what it is. Objects, tensors and arrays that occur more than once
+are written once. Types are taken exactly: a subclass of a list, an array or a dictionary has a
+state of its own, which would be lost.
 """
 
 from __future__ import annotations
@@ -11,15 +12,31 @@ import functools
 import math
 import types
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-_NUMBERS = "biuf"  # kinds of NumPy's dtypes that are written as tensors
-_OTHERS = "OU"  # kinds that are written element by element
+from bayesflow_nn.persistence.names import name_of
+
+NUMBERS, OTHERS = "biuf", "OU"  # kinds of NumPy's dtypes, as tensors and element by element
+_BUILT_IN = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    list,
+    tuple,
+    dict,
+    set,
+    np.ndarray,
+    Tensor,
+    type,
+)
 
 
 class GraphWriter:
@@ -45,101 +62,80 @@ class GraphWriter:
         """
         if value is None or type(value) in (bool, int, str):
             return value
-        if type(value) is float:
-            return value if math.isfinite(value) else {"float": repr(value)}
-        if type(value) is list:
-            return self._nodes(value, place)
         if id(value) in self._seen:
             return {"again": self._seen[id(value)][0]}
-        return self._write(value, place)
+        write = _WRITERS.get(type(value))
+        if write is not None:
+            return write(self, value, place)
+        if isinstance(value, tuple) and hasattr(type(value), "_fields"):
+            return {"namedtuple": [name_of(type(value), place), self._nodes(value, place)]}
+        if isinstance(value, np.generic) and value.dtype.kind in NUMBERS + "U":
+            return {"scalar": [self.node(value.item(), place), value.dtype.str]}
+        if isinstance(value, np.dtype) and value.kind in NUMBERS + OTHERS:
+            return {"numpy_dtype": value.str}
+        if isinstance(value, type):
+            return self._class(value, place)
+        return self._object(value, place)
 
-    @functools.singledispatchmethod
-    def _write(self, value: Any, place: str) -> Any:
-        if not hasattr(value, "__dict__") or hasattr(type(value), "__slots__"):
-            raise TypeError(
-                f"{place} must be made of numbers, strings, arrays, tensors and plain objects to "
-                f"be saved, got {type(value).__name__}; set it to something else before."
-            )
+    def _float(self, value: float, place: str) -> Any:
+        return value if math.isfinite(value) else {"float": repr(value)}
+
+    def _object(self, value: Any, place: str) -> Any:
+        kind = type(value)
+        if (
+            isinstance(value, _BUILT_IN)
+            or not hasattr(value, "__dict__")
+            or any(vars(base).get("__slots__") for base in kind.__mro__)
+            or kind.__reduce__ is not object.__reduce__  # it has a state of another kind
+            or kind.__reduce_ex__ is not object.__reduce_ex__
+        ):
+            raise _cannot_write(value, place)
         self._remember(value)
-        attributes = {
-            name: self.node(part, f"{place}.{name}") for name, part in vars(value).items()
-        }
-        return {"object": [qualified_name(type(value), place), attributes]}
+        attributes = {}
+        for name, part in vars(value).items():
+            if name == "memory" and part is not None:
+                raise TypeError(f"{place}.memory must be None to be saved, got {part!r}.")
+            attributes[name] = self.node(part, f"{place}.{name}")
+        return {"object": [name_of(kind, place), attributes]}
 
-    @_write.register
-    def _(self, value: Tensor, place: str) -> Any:
+    def _tensor(self, value: Tensor, place: str) -> Any:
+        if value.layout is not torch.strided or value.is_quantized or value.is_complex():
+            raise _cannot_write(value, place)
         self._remember(value)
         description = {"parameter": value.requires_grad} if isinstance(value, nn.Parameter) else {}
         if value.device.type != "cpu":
             description["device"] = str(value.device)
         return {"tensor": [*self._add(value.detach().cpu()), description]}
 
-    @_write.register
-    def _(self, value: np.ndarray, place: str) -> Any:
-        if value.dtype.kind in _NUMBERS:
-            self._remember(value)
-            return {"array": self._add(torch.from_numpy(value.copy(order="K")))}
-        if value.dtype.kind in _OTHERS:
-            return {
-                "elements": [
-                    self._nodes(value.ravel().tolist(), place),
-                    value.shape,
-                    str(value.dtype),
-                ]
-            }
-        raise TypeError(
-            f"{place} must be an array of numbers or strings to be saved, got {value.dtype}."
-        )
+    def _array(self, value: np.ndarray, place: str) -> Any:
+        kind = value.dtype.kind
+        if kind in OTHERS:
+            elements = self._nodes(value.ravel().tolist(), place)
+            return {"elements": [elements, list(value.shape), value.dtype.str]}
+        if kind not in NUMBERS or value.dtype.itemsize > 8 or not value.dtype.isnative:
+            raise _cannot_write(value, f"{place} of {value.dtype}")
+        self._remember(value)
+        return {"array": self._add(torch.from_numpy(value.copy(order="K")))}
 
-    @_write.register
-    def _(self, value: np.generic, place: str) -> Any:
-        return {"scalar": [self.node(value.item(), place), str(value.dtype)]}
-
-    @_write.register
-    def _(self, value: dict, place: str) -> Any:
+    def _dict(self, value: dict, place: str) -> Any:
         pairs = [
             [self.node(key, place), self.node(part, f"{place}[{key!r}]")]
             for key, part in value.items()
         ]
-        return {"ordered" if isinstance(value, OrderedDict) else "dict": pairs}
+        return {"ordered" if type(value) is OrderedDict else "dict": pairs}
 
-    @_write.register
-    def _(self, value: tuple, place: str) -> Any:
-        parts = self._nodes(value, place)
-        if isinstance(value, torch.Size):
-            return {"size": parts}
-        if type(value) is tuple:
-            return {"tuple": parts}
-        return {"namedtuple": [qualified_name(type(value), place), parts]}
+    def _partial(self, value: functools.partial, place: str) -> Any:
+        keywords = {key: self.node(part, f"{place}.{key}") for key, part in value.keywords.items()}
+        return {"partial": [self.node(value.func, place), self._nodes(value.args, place), keywords]}
 
-    @_write.register
-    def _(self, value: set, place: str) -> Any:
-        return {"set": self._nodes(sorted(value, key=repr), place)}
+    def _method(self, value: types.MethodType, place: str) -> Any:
+        function = name_of(value.__func__, place)
+        return {"method": [self.node(value.__self__, place), function]}
 
-    @_write.register
-    def _(self, value: slice, place: str) -> Any:
-        return {"slice": self._nodes((value.start, value.stop, value.step), place)}
-
-    @_write.register(torch.dtype)
-    @_write.register(torch.device)
-    def _(self, value: torch.dtype | torch.device, place: str) -> Any:
-        return {type(value).__name__: str(value).removeprefix("torch.")}
-
-    @_write.register
-    def _(self, value: functools.partial, place: str) -> Any:
-        parts = value.func, list(value.args), value.keywords
-        return {"partial": self._nodes(parts, place)}
-
-    @_write.register
-    def _(self, value: types.MethodType, place: str) -> Any:
-        return {"method": [self.node(value.__self__, place), value.__func__.__name__]}
-
-    @_write.register(type)
-    @_write.register(types.FunctionType)
-    def _(self, value: type | types.FunctionType, place: str) -> Any:
-        if isinstance(value, type) and issubclass(value, np.generic):
-            return {"number": np.dtype(value).name}
-        return {"callable": qualified_name(value, place)}
+    def _class(self, value: type, place: str) -> Any:
+        if issubclass(value, np.generic):
+            return {"number": np.dtype(value).str}
+        return {"callable": name_of(value, place)}
 
     def _nodes(self, values: Collection[Any], place: str) -> list[Any]:
         return [self.node(value, f"{place}[{i}]") for i, value in enumerate(values)]
@@ -159,18 +155,31 @@ class GraphWriter:
         self._seen[id(value)] = (len(self._seen), value)
 
 
-def qualified_name(value: Any, place: str) -> str:
-    """Module and qualified name under which a class or function is found again.
+_WRITERS: dict[type, Callable[[GraphWriter, Any, str], Any]] = {
+    float: GraphWriter._float,
+    list: GraphWriter._nodes,
+    tuple: lambda writer, value, place: {"tuple": writer._nodes(value, place)},
+    set: lambda writer, value, place: {"set": writer._nodes(sorted(value, key=repr), place)},
+    dict: GraphWriter._dict,
+    OrderedDict: GraphWriter._dict,
+    slice: lambda writer, value, place: {
+        "slice": writer._nodes((value.start, value.stop, value.step), place)
+    },
+    Tensor: GraphWriter._tensor,
+    nn.Parameter: GraphWriter._tensor,
+    np.ndarray: GraphWriter._array,
+    torch.Size: lambda writer, value, place: {"size": list(value)},
+    torch.dtype: lambda writer, value, place: {"dtype": str(value)},
+    torch.device: lambda writer, value, place: {"device": str(value)},
+    functools.partial: GraphWriter._partial,
+    types.MethodType: GraphWriter._method,
+    types.FunctionType: lambda writer, value, place: {"callable": name_of(value, place)},
+}
 
-    Raises
-    ------
-    TypeError
-        If it has none.
-    """
-    module, qualified = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
-    if module is None or "<" in qualified:
-        raise TypeError(
-            f"{place} must be defined at the top of a module to be saved, got "
-            f"{qualified or value!r}; use a class, a function or functools.partial of one."
-        )
-    return f"{module}:{qualified}"
+
+def _cannot_write(value: Any, place: str) -> TypeError:
+    return TypeError(
+        f"{place} is a {type(value).__name__}, which cannot be saved: it must be made of numbers, "
+        f"strings, dense arrays and tensors, containers of them, and objects whose state is their "
+        f"attributes."
+    )
