@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
@@ -51,14 +50,8 @@ class Skip(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def data():
-    X, y = load_iris(return_X_y=True)
-    return ((X - X.mean(0)) / X.std(0)).astype(np.float32), y
-
-
-@pytest.fixture(scope="module")
-def population(data):
-    return train_population(MLP, *data, n_networks=30, n_epochs=5, random_state=0)
+def population(iris):
+    return train_population(MLP, *iris, n_networks=30, n_epochs=5, random_state=0)
 
 
 @pytest.fixture
@@ -83,7 +76,7 @@ def there_and_back(value, path, **options):
         {"alignment": FunctionTransformer(), "velocity": MLPVelocity, "validation_fraction": 0},
     ],
 )
-def test_a_posterior_samples_and_scores_as_before(population, data, path, parameters):
+def test_a_posterior_samples_and_scores_as_before(population, iris, path, parameters):
     posterior = FlowPosterior(**FAST | parameters).fit(population)
     posterior.save(path)
     loaded = FlowPosterior.load(path)
@@ -91,7 +84,7 @@ def test_a_posterior_samples_and_scores_as_before(population, data, path, parame
         [
             each.sample(5, random_state=0),
             each.log_prob(population[:5]),
-            each.predict_proba(data[0]),
+            each.predict_proba(iris[0]),
             each.training_points_,
         ]
         for each in (posterior, loaded)
@@ -115,8 +108,8 @@ def test_conditions_and_distilled_maps_stay(population, path):
         loaded.sample(condition="middle")
 
 
-def test_an_estimator_in_a_pipeline_predicts_as_before(data, path):
-    X, y = data
+def test_an_estimator_in_a_pipeline_predicts_as_before(iris, path):
+    X, y = iris
     model = FlowBNNClassifier(
         hidden_layer_sizes=(4,),
         population="ensemble",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from permuted_neurons import permute_neurons, random_orders
-from sklearn.datasets import load_iris
 
 from bayesflow_nn import Architecture, FlowPosterior, WeightPopulation, train_population
 from bayesflow_nn.flow import Refresh, TaskGuidance
@@ -24,14 +23,8 @@ FAST = {"alignment": None, "n_steps": 2, "random_state": 0, "validation_fraction
 
 
 @pytest.fixture(scope="module")
-def data():
-    X, y = load_iris(return_X_y=True)
-    return ((X - X.mean(0)) / X.std(0)).astype(np.float32), y
-
-
-@pytest.fixture(scope="module")
-def population(data):
-    return train_population(OWN, *data, n_networks=120, n_epochs=100, random_state=0)
+def population(iris):
+    return train_population(OWN, *iris, n_networks=120, n_epochs=100, random_state=0)
 
 
 @pytest.fixture(
@@ -70,8 +63,8 @@ def test_the_own_architecture_has_the_same_samples(posterior, options):
     assert np.array_equal(again, draw(posterior, **options))
 
 
-def assert_wider_networks_have_learned_the_task(posterior, data):
-    X, y = (torch.as_tensor(part) for part in data)
+def assert_wider_networks_have_learned_the_task(posterior, iris):
+    X, y = (torch.as_tensor(part) for part in iris)
     weights = torch.as_tensor(draw(posterior, 60, architecture=WIDE))
     assert weights.shape == (60, WIDE.n_weights)
     assert weights.isfinite().all()
@@ -81,8 +74,8 @@ def assert_wider_networks_have_learned_the_task(posterior, data):
     assert accuracy.mean() > 0.5
 
 
-def test_wider_networks_of_the_flow_have_learned_the_task(posterior, data):
-    assert_wider_networks_have_learned_the_task(posterior, data)
+def test_wider_networks_of_the_flow_have_learned_the_task(posterior, iris):
+    assert_wider_networks_have_learned_the_task(posterior, iris)
 
 
 def test_networks_of_other_widths_follow_labels(population):
@@ -101,12 +94,12 @@ def test_networks_of_other_widths_follow_labels(population):
         assert (biases.mean() > 5) == (condition == "high")
 
 
-def test_a_distilled_flow_makes_networks_of_other_widths(posterior, data):
+def test_a_distilled_flow_makes_networks_of_other_widths(posterior, iris):
     fast = posterior.distill(n_trajectories=100, max_iter=20, random_state=0)
     own = Architecture.mlp([4, 6, 3])
     assert np.array_equal(draw(fast, architecture=own), draw(fast))
     assert not np.allclose(draw(fast), draw(posterior))
-    assert_wider_networks_have_learned_the_task(fast, data)
+    assert_wider_networks_have_learned_the_task(fast, iris)
 
 
 @pytest.mark.parametrize("velocity", GRAPHS)
@@ -138,7 +131,7 @@ def test_the_field_of_other_widths_commutes_with_their_permutations(geometry, ve
     torch.testing.assert_close(flow.chart_.to_weights(graph.permute(x, orders)), weights)
 
 
-def test_wider_networks_follow_conditions_guidance_and_trajectories(population, data):
+def test_wider_networks_follow_conditions_guidance_and_trajectories(population, iris):
     y = np.arange(120) % 2
     options = {"velocity": GRAPHS["relational_transformer"], "max_iter": 2, "architecture": OWN}
     posterior = FlowPosterior(**FAST, **options, task="classification").fit(population.weights, y)
@@ -149,11 +142,11 @@ def test_wider_networks_follow_conditions_guidance_and_trajectories(population, 
         model.write_edge["1"].weight.normal_(generator=torch.Generator().manual_seed(0))
     one, other = (draw(posterior, architecture=WIDE, condition=c) for c in (0, 1))
     assert np.abs(one - other).max() > 1e-4
-    guidance = TaskGuidance(*data, strength=0, finish_steps=30)
-    X = torch.as_tensor(data[0])
+    guidance = TaskGuidance(*iris, strength=0, finish_steps=30)
+    X = torch.as_tensor(iris[0])
     losses = [
         torch.nn.functional.cross_entropy(
-            WIDE.apply(torch.as_tensor(weights), X).mean(0), torch.as_tensor(data[1])
+            WIDE.apply(torch.as_tensor(weights), X).mean(0), torch.as_tensor(iris[1])
         )
         for weights in (
             draw(posterior, architecture=WIDE),
@@ -165,13 +158,13 @@ def test_wider_networks_follow_conditions_guidance_and_trajectories(population, 
     assert trajectory.weights.shape == (3, 3, WIDE.n_weights)
 
 
-def test_predictions_run_the_networks_that_were_drawn(posterior, data):
-    X = data[0][:5]
+def test_predictions_run_the_networks_that_were_drawn(posterior, iris):
+    X = iris[0][:5]
     proba = posterior.predict_proba(X, n_samples=3, random_state=1, architecture=WIDE)
     networks = torch.as_tensor(draw(posterior, architecture=WIDE))
     expected = WIDE.apply(networks, torch.as_tensor(X)).softmax(-1).mean(0)
     np.testing.assert_allclose(proba, expected, atol=1e-6)
-    curve = posterior.predictive_curve(*data, n_samples=4, architecture=WIDE)
+    curve = posterior.predictive_curve(*iris, n_samples=4, architecture=WIDE)
     assert np.isfinite(curve.nll).all()
 
 

@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_iris
 
 from bayesflow_nn import Architecture, FlowPosterior, train_population
 from bayesflow_nn.flow import Guidance, Refresh, StepNoise, TaskGuidance
@@ -22,14 +21,8 @@ GEOMETRIES = ["product_sphere", "normalized", "euclidean"]
 
 
 @pytest.fixture(scope="module")
-def data():
-    X, y = load_iris(return_X_y=True)
-    return ((X - X.mean(0)) / X.std(0)).astype(np.float32), y
-
-
-@pytest.fixture(scope="module")
-def population(data):
-    return train_population(MLP, *data, n_networks=60, n_epochs=10, random_state=0)
+def population(iris):
+    return train_population(MLP, *iris, n_networks=60, n_epochs=10, random_state=0)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +35,8 @@ def posterior(request, population):
     return FlowPosterior(geometry=request.param, **FAST).fit(population)
 
 
-def loss(weights, data):
-    X, y = (torch.as_tensor(part) for part in data)
+def loss(weights, iris):
+    X, y = (torch.as_tensor(part) for part in iris)
     return network_scores(MLP, torch.as_tensor(weights), X, y).nll
 
 
@@ -59,10 +52,10 @@ def loss(weights, data):
     ],
     ids=["target", "point", "adam", "covariance", "source", "minibatch"],
 )
-def test_guidance_lowers_the_loss_and_stays_on_the_manifold(posterior, data, rules):
+def test_guidance_lowers_the_loss_and_stays_on_the_manifold(posterior, iris, rules):
     plain = posterior.sample(30, random_state=0)
-    guided = posterior.sample(30, random_state=0, guidance=TaskGuidance(*data, **rules))
-    assert loss(guided, data).mean() < loss(plain, data).mean()
+    guided = posterior.sample(30, random_state=0, guidance=TaskGuidance(*iris, **rules))
+    assert loss(guided, iris).mean() < loss(plain, iris).mean()
     points = posterior.to_points(guided)
     on_manifold = posterior.chart_.project(points)
     torch.testing.assert_close(points, on_manifold, atol=1e-6, rtol=0)
@@ -80,12 +73,12 @@ def test_any_objective_guides(posterior):
     assert np.square(small).sum() < np.square(plain).sum()
 
 
-def test_sources_are_optimised_through_probes(population, data):
+def test_sources_are_optimised_through_probes(population, iris):
     posterior = FlowPosterior(**(FAST | {"velocity": TINY_PROBES, "n_steps": 4})).fit(population)
-    guidance = TaskGuidance(*data, finish_steps=0, source_steps=5)
+    guidance = TaskGuidance(*iris, finish_steps=0, source_steps=5)
     plain = posterior.sample(10, random_state=0)
     guided = posterior.sample(10, random_state=0, guidance=guidance)
-    assert loss(guided, data).mean() < loss(plain, data).mean()
+    assert loss(guided, iris).mean() < loss(plain, iris).mean()
 
 
 @pytest.mark.parametrize("noise", [StepNoise(0.3), Refresh(3.0)])
@@ -111,10 +104,10 @@ def test_noise_is_as_cold_as_the_source(posterior):
         assert len(np.unique(samples.round(4), axis=0)) == n_different
 
 
-def test_ways_that_noise_would_spoil_follow_the_flow(posterior, data):
+def test_ways_that_noise_would_spoil_follow_the_flow(posterior, iris):
     adaptive = posterior.sample(5, random_state=0, solver="dopri5")
     assert np.array_equal(adaptive, posterior.sample(5, random_state=0, solver="dopri5", noise=0))
-    search = TaskGuidance(*data, finish_steps=0, source_steps=1)
+    search = TaskGuidance(*iris, finish_steps=0, source_steps=1)
     found, plain = (
         posterior.sample(5, random_state=0, guidance=search, noise=n) for n in (None, 0)
     )
@@ -185,7 +178,7 @@ def test_real_conditions_order_the_samples():
     assert np.abs(got - np.log(asked)).max() < 0.6
 
 
-def test_wrong_ways_to_sample_are_refused(posterior, conditional, labelled, data):
+def test_wrong_ways_to_sample_are_refused(posterior, conditional, labelled, iris):
     with pytest.raises(TypeError, match=r"noise must be a number.* got 'much'"):
         posterior.sample(noise="much")
     with pytest.raises(ValueError, match="noise must be"):
@@ -195,7 +188,7 @@ def test_wrong_ways_to_sample_are_refused(posterior, conditional, labelled, data
     with pytest.raises(ValueError, match="solver must take fixed steps with noise, got 'dopri5'"):
         posterior.sample(noise=Refresh(1.0), solver="dopri5")
     with pytest.raises(ValueError, match="fixed steps for source_steps.* got 'dopri5'"):
-        posterior.sample(guidance=TaskGuidance(*data, source_steps=1), solver="dopri5")
+        posterior.sample(guidance=TaskGuidance(*iris, source_steps=1), solver="dopri5")
     with pytest.raises(ValueError, match="condition must be None for a posterior fitted without y"):
         posterior.sample(condition="low")
     with pytest.raises(ValueError, match="must hold 1 or 3 conditions, got 2"):
@@ -203,7 +196,7 @@ def test_wrong_ways_to_sample_are_refused(posterior, conditional, labelled, data
     with pytest.raises(ValueError, match="condition_strength must be 1 without .* got 2.0"):
         conditional.sample(condition_strength=2.0)
     with pytest.raises(ValueError, match="TaskGuidance needs the architecture"):
-        conditional.sample(guidance=TaskGuidance(*data))
+        conditional.sample(guidance=TaskGuidance(*iris))
     with pytest.raises(ValueError, match="coupling must be 'independent' for a fit with"):
         FlowPosterior(geometry="euclidean", coupling="ot", **FAST).fit(*labelled)
 

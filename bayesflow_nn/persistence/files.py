@@ -106,6 +106,8 @@ def load(path: str | Path, *, trusted: Collection[str] = (), device: str = "cpu"
     ------
     ValueError
         If the file was not written by `save`, by a later format, or names what is not trusted.
+    TypeError
+        If `trusted` is one string.
 
     Warns
     -----

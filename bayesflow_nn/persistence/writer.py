@@ -22,21 +22,7 @@ from torch import Tensor, nn
 from bayesflow_nn.persistence.names import name_of
 
 NUMBERS, OTHERS = "biuf", "OU"  # kinds of NumPy's dtypes, as tensors and element by element
-_BUILT_IN = (
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    list,
-    tuple,
-    dict,
-    set,
-    np.ndarray,
-    Tensor,
-    type,
-)
+_BUILT_IN = bool, int, float, complex, str, bytes, list, tuple, dict, set, np.ndarray, Tensor
 
 
 class GraphWriter:
@@ -94,7 +80,10 @@ class GraphWriter:
         attributes = {}
         for name, part in vars(value).items():
             if name == "memory" and part is not None:
-                raise TypeError(f"{place}.memory must be None to be saved, got {part!r}.")
+                raise TypeError(
+                    f"{place}.memory must be None to be saved, got {part!r}: such a folder holds "
+                    f"pickles; set it again after loading."
+                )
             attributes[name] = self.node(part, f"{place}.{name}")
         return {"object": [name_of(kind, place), attributes]}
 

@@ -10,8 +10,8 @@ loss. Novelty and dispersion are relative to the networks of the same task.
         [--n-networks 400] [--n-epochs 5] [--geometry product_sphere] [--max-iter 900]
         [--n-steps 600]
 
-``--side 7`` averages images to 7 x 7 pixels, for smaller networks, of which thousands are cheap to
-train, so that a flow learns their law more completely.
+``--side 14`` and ``--side 7`` average images over squares, for smaller networks, of which thousands
+are cheap to train, so that a flow learns their law more completely.
 
 As every task has a reference of its own, neurons correspond within a task, not between the two:
 samples without a condition, or with a `condition_strength` other than 1, would mix neurons that do
