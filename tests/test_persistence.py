@@ -33,6 +33,7 @@ from bayesflow_nn import (
     train_population,
 )
 from bayesflow_nn.velocity import MLPVelocity, ProbeVelocity
+from bayesflow_nn.velocity.probe_refinement import LabelledRefinement
 
 FAST = {"max_iter": 2, "n_steps": 4, "random_state": 0}
 MLP = Architecture.mlp([4, 3, 3])
@@ -106,6 +107,24 @@ def test_conditions_and_distilled_maps_stay(population, path):
     assert loaded.flow_map_.divergence == posterior.flow_map_.divergence
     with pytest.raises(ValueError, match="condition must be one of the labels"):
         loaded.sample(condition="middle")
+
+
+def test_what_labels_have_of_their_own_stays(path):
+    """Networks of one label are ten times as far from the mean."""
+    label = np.arange(200) % 2
+    rows = np.random.default_rng(0).normal(size=(200, MLP.n_weights)) * 10.0 ** label[:, None]
+    names = np.array(["near", "far"])[label]
+    options = {"architecture": MLP, "geometry": "euclidean", "validation_fraction": 0.2}
+    posterior = FlowPosterior(**FAST | options).fit(rows, names)
+    loaded = there_and_back(posterior, path)
+    for each in (posterior, loaded):
+        modules = each.field_.predictor.modules()
+        assert sum(isinstance(module, LabelledRefinement) for module in modules) == 6
+    given = {"condition": names[:4], "random_state": 0}
+    np.testing.assert_array_equal(*(each.sample(4, **given) for each in (posterior, loaded)))
+    np.testing.assert_array_equal(
+        *(each.log_prob(rows[:4], condition=names[:4]) for each in (posterior, loaded))
+    )
 
 
 def test_an_estimator_in_a_pipeline_predicts_as_before(iris, path):

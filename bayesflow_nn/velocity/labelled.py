@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -44,46 +45,74 @@ class LabelledDenoiser(nn.Module):
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
         """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``."""
-        return Denoised(*self._choose(lambda law, given: law(t, x, given), condition))
+        return Denoised(*self._call(lambda law, *args: law(*args), condition, t, x))
 
     def transport(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Carry points to where the Gaussian flow ends; see :class:`AffineDenoiser`."""
-        return self._choose(lambda law, given: (law.transport(t, x, given),), condition)[0]
+        return self._call(lambda law, *args: (law.transport(*args),), condition, t, x)[0]
 
     def apply_covariance(
         self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
     ) -> Tensor:
         """Multiply by a power of the posterior covariance; see :class:`AffineDenoiser`."""
 
-        def apply(law: GaussianDenoiser, given: Tensor | None) -> tuple[Tensor]:
-            return (law.apply_covariance(t, v, given, power=power),)
+        def apply(law: GaussianDenoiser, *args: Tensor | None) -> tuple[Tensor]:
+            return (law.apply_covariance(*args, power=power),)
 
-        return self._choose(apply, condition)[0]
+        return self._call(apply, condition, t, v)[0]
 
     def on(self, graph: NeuralGraph) -> LabelledDenoiser:
         """The same laws, where they are exchangeable, over networks of other widths."""
         laws = [law.on(graph) for law in self.laws]
         return LabelledDenoiser(self.labels, laws, self.shared.on(graph))
 
-    def _choose(
+    def _call(
         self,
-        function: Callable[[GaussianDenoiser, Tensor | None], tuple[Tensor, ...]],
+        function: Callable[[GaussianDenoiser, Tensor, Tensor, Tensor | None], tuple[Tensor, ...]],
         condition: Tensor | None,
+        t: Tensor,
+        x: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Values of a function of a law, each row under its own; only laws in use are called."""
+        """Values of a function of a law, times, rows and a condition, each row under its law."""
         if condition is None:
-            return function(self.shared, None)
-        has_label = (condition[:, None] == self.labels).all(-1)
-        values = None if has_label.any(1).all() else function(self.shared, condition)
-        for law, rows in zip(self.laws, has_label.T, strict=True):
-            if not rows.any():
-                continue
-            own = function(law, None)
-            if values is not None:
-                pairs = zip(own, values, strict=True)
-                own = tuple(torch.where(rows[:, None], new, old) for new, old in pairs)
-            values = own
-        return values
+            return function(self.shared, t, x, None)
+        own = [lambda t, x, _, law=law: function(law, t, x, None) for law in self.laws]
+        shared = partial(function, self.shared)
+        return call_by_label(self.labels, own, shared, condition, (t, x, condition))
+
+
+def call_by_label(
+    labels: Tensor,
+    functions: list[Callable[..., tuple[Tensor, ...]]],
+    other: Callable[..., tuple[Tensor, ...]],
+    condition: Tensor,
+    rows: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    """Give every function the rows of its label, and all others to another function.
+
+    Parameters
+    ----------
+    labels : Tensor of shape (n_labels, n_features)
+    functions : list of n_labels callables
+        Take rows of the tensors in `rows`, and return tensors with as many. Only those that have
+        rows are called.
+    other : callable
+        Takes rows whose condition is not in `labels`.
+    condition : Tensor of shape (n, n_features)
+    rows : tuple of Tensor of shape (n, ...)
+
+    Returns
+    -------
+    tuple of Tensor of shape (n, ...)
+    """
+    has_label = (condition[:, None] == labels).all(-1)
+    place = torch.where(has_label.any(1), has_label.int().argmax(1), len(labels))
+    order, counts = place.argsort(stable=True), place.bincount(minlength=len(labels) + 1).tolist()
+    parts = zip(*(row[order].split(counts) for row in rows), strict=True)
+    called = zip([*functions, other], counts, parts, strict=True)
+    values = [function(*part) for function, count, part in called if count]
+    back = order.argsort()
+    return tuple(torch.cat(each)[back] for each in zip(*values, strict=True))
 
 
 class ConditionedPoints(NamedTuple):

@@ -1,7 +1,9 @@
 """What every velocity model is built from, and the coordinates in which it works."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -61,6 +63,20 @@ class VelocityProblem:
     def n_features(self) -> int:
         """Number of features of time and condition."""
         return N_TIME_FEATURES + self.n_condition_features
+
+    def having(self, label: Tensor) -> VelocityProblem:
+        """The problem of the networks whose condition has these features, without conditions."""
+        rows = (self.condition == label).all(1)
+        held_out = self.held_out
+        if held_out is not None:
+            held_out = held_out[(self.held_out_condition == label).all(1)]
+        return replace(
+            self,
+            points=self.points[rows],
+            held_out=held_out,
+            condition=None,
+            held_out_condition=None,
+        )
 
     def make_denoiser(self) -> GaussianDenoiser:
         """Closed-form affine prediction in coordinates of unit variance.

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 
 class Images(NamedTuple):
-    """Pixels in [0, 1] ``(n, n_pixels)`` and integer labels ``(n,)``, training and test."""
+    """Inputs ``(n, n_features)`` and integer labels ``(n,)``, training and test."""
 
     X_train: Tensor
     y_train: Tensor
@@ -21,31 +20,19 @@ class Images(NamedTuple):
     y_test: Tensor
 
 
-def load_images(folder: Path, name: str, side: int = 28) -> Images:
+def load_images(folder: Path, name: str) -> Images:
     """Read ``name.npz``, with arrays X_train, y_train, X_test and y_test, from a folder.
 
-    Images are square, flat or not, with pixels in 0 to 255; see `shrink`.
+    Images may be flat or not, with pixels in 0 to 255; inputs are pixels in 0 to 1.
     """
     with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
-        X = [shrink(torch.as_tensor(file[key]) / 255, side) for key in ("X_train", "X_test")]
+        X = [torch.as_tensor(file[key]).flatten(1) / 255 for key in ("X_train", "X_test")]
         y = [torch.as_tensor(file[key].astype(np.int64)) for key in ("y_train", "y_test")]
     return Images(X[0], y[0], X[1], y[1])
 
 
-def shrink(images: Tensor, side: int) -> Tensor:
-    """Means over `side` x `side` equal squares of square images, in rows ``(n, side * side)``.
-
-    Raises
-    ------
-    ValueError
-        If images are not square, or `side` does not divide their side.
-    """
-    own_side = math.isqrt(images[0].numel())
-    if own_side**2 != images[0].numel():
-        raise ValueError(f"images must be square, got shape {tuple(images.shape)}.")
-    if own_side % side:
-        raise ValueError(
-            f"side must divide that of the images, {own_side}, got {side}; give another one."
-        )
-    squares = images.reshape(len(images), 1, own_side, own_side)
-    return avg_pool2d(squares, own_side // side).flatten(1)
+def to_components(images: Images, n_components: int) -> Images:
+    """Replace pixels by the first principal components of the training images, whitened."""
+    pca = PCA(n_components, whiten=True).fit(images.X_train)
+    X_train, X_test = (torch.as_tensor(pca.transform(X)) for X in (images.X_train, images.X_test))
+    return images._replace(X_train=X_train, X_test=X_test)

@@ -14,7 +14,11 @@ from bayesflow_nn.velocity import (
     LabelledDenoiser,
 )
 from bayesflow_nn.velocity.gaussian import Denoised
-from bayesflow_nn.velocity.labelled import ConditionedPoints, with_laws_of_labels
+from bayesflow_nn.velocity.labelled import (
+    ConditionedPoints,
+    call_by_label,
+    with_laws_of_labels,
+)
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.weights import Architecture
 
@@ -80,26 +84,46 @@ def test_each_row_follows_the_law_of_its_label(problem, denoiser):
     t = torch.linspace(0, 0.9, 6).to(x)
     narrow, wide = (law_of(problem, slice(start, None, 2)) for start in (0, 1))
     own = calls(denoiser, t, x, condition)
-    for value, low, high in zip(own, calls(narrow, t, x), calls(wide, t, x), strict=True):
-        assert torch.equal(value[::2], low[::2])
-        assert torch.equal(value[1::2], high[1::2])
+    expected = calls(narrow, t[::2], x[::2]), calls(wide, t[1::2], x[1::2])
+    for value, low, high in zip(own, *expected, strict=True):
+        assert torch.equal(value[::2], low)
+        assert torch.equal(value[1::2], high)
 
 
 def test_rows_without_a_fitted_label_follow_the_shared_law(problem, denoiser, shared):
     x, condition = problem.points[:6], problem.condition[:6].clone()
     t = torch.linspace(0, 0.9, 6).to(x)
-    known = list(calls(denoiser, t, x, condition))
+    known = calls(denoiser, t[2:], x[2:], condition[2:])
     condition[:2] = torch.tensor([[0, 0, 0], [1, 0.5, 0.5]])  # no label, and between the two
     mixed, nothing = calls(denoiser, t, x, condition), calls(denoiser, t, x)
-    alone, overall = calls(shared, t, x, condition), calls(shared, t, x)
-    for value, all_known, bare, expected, unconditional in zip(
+    alone, overall = calls(shared, t[:2], x[:2], condition[:2]), calls(shared, t, x)
+    for value, others, bare, expected, unconditional in zip(
         mixed, known, nothing, alone, overall, strict=True
     ):
-        assert torch.equal(value[:2], expected[:2])
-        assert torch.equal(value[:1], unconditional[:1])
-        assert not torch.equal(value[1], unconditional[1])
-        assert torch.equal(value[2:], all_known[2:])
+        assert torch.equal(value[:2], expected)
+        assert torch.equal(value[2:], others)
         assert torch.equal(bare, unconditional)
+        assert not torch.equal(value[1], unconditional[1])
+
+
+def test_only_what_has_rows_is_called():
+    """Two labels and neither; the rows of one are given together, and come back in their places."""
+    labels, asked = torch.eye(2), []
+
+    def answer(name, factor):
+        def function(x, y):
+            asked.append((name, x.tolist()))
+            return x * factor, y + factor
+
+        return function
+
+    functions, other = [answer("first", 10), answer("second", 100)], answer("other", 1000)
+    condition = torch.tensor([[0.0, 1.0], [0.5, 0.5], [0.0, 1.0]])
+    x, y = torch.arange(3), torch.zeros(3, 2)
+    times, plus = call_by_label(labels, functions, other, condition, (x, y))
+    assert asked == [("second", [0, 2]), ("other", [1])]
+    assert times.tolist() == [0, 1000, 200]
+    assert plus.tolist() == [[100, 100], [1000, 1000], [100, 100]]
 
 
 def with_labels(problem, training, held_out):
@@ -251,11 +275,14 @@ def test_a_label_without_held_out_networks_keeps_the_shared_law(make_groups):
     assert denoiser.labels.tolist() == [[1, 1, 0]]
     x, condition = problem.points[:6] * problem.scale, problem.condition[:6]
     t = torch.linspace(0, 0.9, 6).to(x)
-    for value, expected in zip(
-        calls(denoiser, t, x, condition), calls(denoiser.shared, t, x, condition), strict=True
+    for value, of_seen, of_other in zip(
+        calls(denoiser, t, x, condition),
+        calls(denoiser.shared, t[::2], x[::2], condition[::2]),
+        calls(denoiser.shared, t[1::2], x[1::2], condition[1::2]),
+        strict=True,
     ):
-        assert torch.equal(value[1::2], expected[1::2])
-        assert not torch.equal(value[::2], expected[::2])
+        assert torch.equal(value[1::2], of_other)
+        assert not torch.equal(value[::2], of_seen)
 
 
 def test_other_widths_have_the_laws_too(problem, denoiser):
@@ -263,7 +290,7 @@ def test_other_widths_have_the_laws_too(problem, denoiser):
     x = torch.ones(4, wide.n_coordinates, dtype=torch.float64)
     t, condition = torch.full((4,), 0.5, dtype=torch.float64), problem.condition[:4]
     values = calls(denoiser.on(wide), t, x, condition)
-    own = [calls(law.on(wide), t, x) for law in denoiser.laws]
+    own = [calls(law.on(wide), t[:2], x[:2]) for law in denoiser.laws]
     for value, *expected in zip(values, *own, strict=True):
         for start in (0, 1):
-            assert torch.equal(value[start::2], expected[start][start::2])
+            assert torch.equal(value[start::2], expected[start])

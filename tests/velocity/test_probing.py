@@ -11,7 +11,7 @@ from torch import nn
 from bayesflow_nn.symmetry.dense_layers import DenseWeights
 from bayesflow_nn.velocity import ProbeVelocity
 from bayesflow_nn.velocity.features import all_features, time_features
-from bayesflow_nn.velocity.probing import _damped_step
+from bayesflow_nn.velocity.probe_refinement import _damped_step
 from bayesflow_nn.velocity.sphere_mean import condition_on_spheres
 from bayesflow_nn.weights import Architecture
 
@@ -164,7 +164,7 @@ def test_a_condition_silences_probes_one_by_one(make_problem, generator):
     """Probes whose shift is far below zero under a condition answer it alike, and no others."""
     label = torch.eye(2, dtype=torch.float64).repeat(20, 1)
     problem = make_problem(Architecture.mlp(SIZES[2]))
-    problem = dataclasses.replace(problem, condition=label, held_out_condition=label[:20])
+    problem = dataclasses.replace(problem, condition=label, held_out=None)
     (refinement,) = ProbeVelocity(problem, n_probes=8, n_refinements=1).double().refinements
     response, silent = refinement.response, [1, 4]
     nn.init.zeros_(response.hidden.bias)
