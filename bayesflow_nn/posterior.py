@@ -134,7 +134,8 @@ class FlowPosterior(
     n_iter_no_change : int
         Validations (of 25 in a full training) without a gain after which to stop.
     condition_dropout : float
-        Fraction of conditions that training withholds, for sampling without one or beyond one.
+        Fraction of conditions that training withholds, for samples and densities without one, and
+        for samples beyond one; 0 rules them out.
     solver : {"euler", "midpoint", "rk4", "dopri5"}
         Solver for samples; "dopri5" chooses its steps.
     n_steps : int
@@ -172,6 +173,8 @@ class FlowPosterior(
         None where there is no task, and for a regression whose noise is not known.
     condition_encoder_ : ConditionEncoder or None
         Features of conditions.
+    withholds_conditions_ : bool
+        Whether samples and densities may do without a condition.
     aligner_ : object or None
         Fitted alignment.
     chart_ : WeightChart
@@ -403,6 +406,7 @@ class FlowPosterior(
 
     def _fit_condition(self, y: ArrayLike | None, rows: Tensor) -> Tensor | None:
         self.condition_encoder_ = None
+        self.withholds_conditions_ = self.condition_dropout > 0
         if y is None:
             return None
         check_consistent_length(rows, y)

@@ -115,6 +115,11 @@ class SamplingMethods:
                 f"condition_strength must be 1 without a condition, got {condition_strength!r}; "
                 f"pass condition= as well."
             )
+        if self._always_has_condition and condition_strength != 1:
+            raise ValueError(
+                f"condition_strength must be 1 after a fit with condition_dropout=0, got "
+                f"{condition_strength!r}; fit with a larger condition_dropout."
+            )
         generator = torch.Generator(self.device).manual_seed(draw_seed(random_state))
         flow = self if architecture is None else self._of_widths(architecture)
         source = functools.partial(flow._draw_source, temperature=temperature, generator=generator)
@@ -227,9 +232,20 @@ class SamplingMethods:
         )
         return fast
 
+    @property
+    def _always_has_condition(self) -> bool:
+        return self.condition_encoder_ is not None and not self.withholds_conditions_
+
     def _encode(self, condition: ArrayLike | None, n: int) -> Tensor | None:
         """Features of the conditions of `n` networks."""
         if condition is None:
+            if self._always_has_condition:
+                raise ValueError(
+                    "condition must be given after a fit with condition_dropout=0, which saw no "
+                    "network without one, got None; pass condition= (generated= of "
+                    "sample(condition=...) to methods that take none), or fit with a larger "
+                    "condition_dropout."
+                )
             return None
         if self.condition_encoder_ is None:
             raise ValueError(

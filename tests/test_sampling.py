@@ -178,6 +178,22 @@ def test_real_conditions_order_the_samples():
     assert np.abs(got - np.log(asked)).max() < 0.6
 
 
+def test_a_fit_that_always_saw_conditions_asks_for_them(labelled):
+    x, labels = labelled
+    made = FlowPosterior(geometry="euclidean", condition_dropout=0, **FAST).fit(x, labels)
+    assert (made.sample(20, random_state=0, condition="high").mean(0) > 8).all()
+    assert np.isfinite(made.log_prob(x[:4], condition=labels[:4])).all()
+    for call in (made.sample, made.novelty, lambda: made.log_prob(x[:4])):
+        with pytest.raises(ValueError, match="condition must be given .* condition_dropout=0"):
+            call()
+    with pytest.raises(ValueError, match="condition_strength must be 1 after .* got 2.0"):
+        made.sample(2, condition="high", condition_strength=2.0)
+    with pytest.raises(ValueError, match="condition must be given .* condition_dropout=0"):
+        made.set_params(condition_dropout=0.1).sample()  # the fit has not changed
+    plain = FlowPosterior(geometry="euclidean", condition_dropout=0, **FAST).fit(x)
+    assert np.isfinite(plain.sample(2)).all()
+
+
 def test_wrong_ways_to_sample_are_refused(posterior, conditional, labelled, iris):
     with pytest.raises(TypeError, match=r"noise must be a number.* got 'much'"):
         posterior.sample(noise="much")

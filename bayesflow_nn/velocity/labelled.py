@@ -43,6 +43,17 @@ class LabelledDenoiser(nn.Module):
         self.laws = nn.ModuleList(laws)
         self.shared = shared
 
+    @property
+    def has_every_label(self) -> bool:
+        """Whether each condition that can be asked for, if any, is a label with its own law.
+
+        It is where conditions are one column of labels, and no rare label shares the common law.
+        """
+        indicators = self.labels[:, 1:]
+        is_binary = ((indicators == 0) | (indicators == 1)).all()
+        is_square = indicators.shape[0] == indicators.shape[1]
+        return bool(is_square and is_binary and (indicators.sum(1) == 1).all())
+
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
         """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``."""
         return Denoised(*self._call(lambda law, *args: law(*args), condition, t, x))
@@ -99,6 +110,7 @@ def call_by_label(
     other : callable
         Takes rows whose condition is not in `labels`.
     condition : Tensor of shape (n, n_features)
+        Of one row at least.
     rows : tuple of Tensor of shape (n, ...)
 
     Returns

@@ -107,10 +107,9 @@ class ProbeRefinement(nn.Module):
 
 
 class LabelledRefinement(nn.Module):
-    """Steps of their own for the networks of labels; other networks share one.
+    """Steps of their own for the networks of every label, and one for networks without a label.
 
-    Probes of one task say nothing about the networks of another, and a shared response has to tell
-    them apart.
+    The latter learns from those whose label is withheld in training.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ from bayesflow_nn.velocity.problem import VelocityProblem
 from bayesflow_nn.velocity.sphere_mean import condition_on_spheres
 
 _LARGEST_STEP = 10.0  # of one coordinate, in posterior standard deviations
-_MOST_LABELS = 8  # with refinements of their own: a batch must hold some networks of each
+_MOST_LABELS = 4  # with refinements of their own: a batch must hold many networks of each
 
 
 class ProbeVelocity(nn.Module):
@@ -52,8 +52,9 @@ class ProbeVelocity(nn.Module):
     problem : VelocityProblem
         Its chart must be that of a multilayer perceptron.
     n_probes : int
-        Number of learned inputs per refinement. They start at inputs of the problem, for
-        classifiers one half at the least certain ones, or at standard normal ones if it has none.
+        Number of learned inputs per refinement, and per label where each of at most four has a law
+        of its own. They start at inputs of the problem, for classifiers one half at the least
+        certain ones, or at standard normal ones if it has none.
     n_refinements : int
         Number of steps.
 
@@ -92,9 +93,10 @@ class ProbeVelocity(nn.Module):
         )
 
     def _make_refinement(self, problem: VelocityProblem, n_probes: int) -> nn.Module:
-        gaussian = self.denoiser
-        if isinstance(gaussian, LabelledDenoiser) and len(gaussian.labels) <= _MOST_LABELS:
-            return LabelledRefinement(problem, gaussian.labels, n_probes)
+        law = self.denoiser
+        if isinstance(law, LabelledDenoiser) and law.has_every_label:
+            if len(law.labels) <= _MOST_LABELS:
+                return LabelledRefinement(problem, law.labels, n_probes)
         return ProbeRefinement(problem, n_probes)
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -65,18 +65,9 @@ class VelocityProblem:
         return N_TIME_FEATURES + self.n_condition_features
 
     def having(self, label: Tensor) -> VelocityProblem:
-        """The problem of the networks whose condition has these features, without conditions."""
-        rows = (self.condition == label).all(1)
-        held_out = self.held_out
-        if held_out is not None:
-            held_out = held_out[(self.held_out_condition == label).all(1)]
-        return replace(
-            self,
-            points=self.points[rows],
-            held_out=held_out,
-            condition=None,
-            held_out_condition=None,
-        )
+        """That of the training points whose condition has these features, without conditions."""
+        points = self.points[(self.condition == label).all(1)]
+        return replace(self, points=points, held_out=None, condition=None, held_out_condition=None)
 
     def make_denoiser(self) -> GaussianDenoiser:
         """Closed-form affine prediction in coordinates of unit variance.

@@ -85,6 +85,7 @@ def test_half_the_probes_of_a_label_start_where_its_own_networks_are_least_certa
     inputs = torch.randn(50, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     problem = make_labelled(inputs=inputs)
     refinement = LabelledRefinement(problem, problem.condition[:2], N_PROBES)
+    assert not torch.equal(*(own.probes[: N_PROBES // 2] for own in refinement.own))
     for own, start in zip(refinement.own, (0, 1), strict=True):
         weights = problem.chart.to_weights(problem.points[start::2])
         proba = SMALL.apply(weights, inputs).softmax(-1)
@@ -93,13 +94,33 @@ def test_half_the_probes_of_a_label_start_where_its_own_networks_are_least_certa
         assert torch.equal(own.probes[: N_PROBES // 2], least_certain)
 
 
-@pytest.mark.parametrize(("n_labels", "kind"), [(8, LabelledRefinement), (9, ProbeRefinement)])
-def test_up_to_eight_labels_have_steps_of_their_own(make_labelled, n_labels, kind):
+@pytest.mark.parametrize(("n_labels", "kind"), [(4, LabelledRefinement), (5, ProbeRefinement)])
+def test_up_to_four_labels_have_steps_of_their_own(make_labelled, n_labels, kind):
     problem = make_labelled(n_labels)
     model = ProbeVelocity(problem, n_probes=4, n_refinements=1)
     assert len(model.denoiser.labels) == n_labels  # by their Gaussian laws all would
     (refinement,) = model.refinements
     assert type(refinement) is kind
+
+
+@pytest.mark.parametrize("kind", ["values", "two columns", "a rare label"])
+def test_conditions_that_are_not_all_labels_with_a_law_share_the_steps(problem, kind):
+    """Those in between, in other combinations, or of rare networks have to learn from the rest."""
+    condition = {"held_out_condition": problem.held_out_condition, "condition": problem.condition}
+    for name, features in condition.items():
+        label = features[:, 2:]
+        if kind == "values":
+            condition[name] = torch.cat([features[:, :1], 0.3 * label, 0.1 * label], dim=1)
+        elif kind == "two columns":
+            condition[name] = torch.cat([features, features[:, 1:]], dim=1)
+        else:
+            rare = torch.zeros(len(features), 1, dtype=torch.float64)
+            rare[:5] = 1
+            condition[name] = torch.cat([features * (1 - rare), rare], dim=1)
+            condition[name][:, 0] = 1
+    model = ProbeVelocity(dataclasses.replace(problem, **condition), n_probes=4, n_refinements=1)
+    assert len(model.denoiser.labels) == 2
+    assert type(model.refinements[0]) is ProbeRefinement
 
 
 def test_labels_with_a_shared_law_share_the_steps(problem):
@@ -135,8 +156,11 @@ def test_other_widths_take_the_steps_too(make_labelled):
     x = torch.ones(4, chart.manifold.n_coordinates, dtype=torch.float64)
     t = torch.full((4,), 0.5, dtype=torch.float64)
     features, variance = all_features(t, problem.condition[:4], 3), x[:, :1]
+    features[3, -3:] = 0
     step = wide(features, x, variance)
-    for own, rows in ((refinement.own[0], [0, 2]), (refinement.own[1], [1, 3])):
+    for own, rows in ((refinement.own[0], [0, 2]), (refinement.own[1], [1])):
         expected = own.on(chart)(features[rows, :-3], x[rows], variance[rows])
         assert_equal(step[rows], expected)
+    shared = refinement.shared.on(chart)
+    assert_equal(step[3:], shared(features[3:], x[3:], variance[3:]))
     assert wide.own[0].probes is refinement.own[0].probes
