@@ -109,17 +109,7 @@ class SamplingMethods:
         check_is_fitted(self)
         check_integer("n_samples", n_samples)
         check_fraction("temperature", temperature, zero=True, one=True)
-        check_real("condition_strength", condition_strength, 0)
-        if condition is None and condition_strength != 1:
-            raise ValueError(
-                f"condition_strength must be 1 without a condition, got {condition_strength!r}; "
-                f"pass condition= as well."
-            )
-        if self._always_has_condition and condition_strength != 1:
-            raise ValueError(
-                f"condition_strength must be 1 after a fit with condition_dropout=0, got "
-                f"{condition_strength!r}; fit with a larger condition_dropout."
-            )
+        self._check_condition_strength(condition_strength, condition)
         generator = torch.Generator(self.device).manual_seed(draw_seed(random_state))
         flow = self if architecture is None else self._of_widths(architecture)
         source = functools.partial(flow._draw_source, temperature=temperature, generator=generator)
@@ -232,6 +222,19 @@ class SamplingMethods:
         )
         return fast
 
+    def _check_condition_strength(self, strength: float, condition: ArrayLike | None) -> None:
+        check_real("condition_strength", strength, 0)
+        if condition is None and strength != 1:
+            raise ValueError(
+                f"condition_strength must be 1 without a condition, got {strength!r}; "
+                f"pass condition= as well."
+            )
+        if self._always_has_condition and strength != 1:
+            raise ValueError(
+                f"condition_strength must be 1 after a fit with condition_dropout=0, got "
+                f"{strength!r}; fit with a larger condition_dropout."
+            )
+
     @property
     def _always_has_condition(self) -> bool:
         return self.condition_encoder_ is not None and not self.withholds_conditions_
@@ -242,8 +245,8 @@ class SamplingMethods:
             if self._always_has_condition:
                 raise ValueError(
                     "condition must be given after a fit with condition_dropout=0, which saw no "
-                    "network without one, got None; pass condition= (generated= of "
-                    "sample(condition=...) to methods that take none), or fit with a larger "
+                    "network without one, got None; pass condition= (to novelty and diversity: "
+                    "generated=, with samples of a condition), or fit with a larger "
                     "condition_dropout."
                 )
             return None
