@@ -1,17 +1,11 @@
-r"""The best affine prediction of the target, in closed form, in all coordinates.
+"""The best affine prediction of the target, in closed form, in all coordinates.
 
-If the target were Gaussian with mean m and covariance C, and :math:`x_t = b x_1 + a x_0` with
-standard normal :math:`x_0`, then
-
-.. math::
-    E[x_1 | x_t] = m + b C (b^2 C + a^2 I)^{-1} (x_t - b m), \qquad
-    \operatorname{Cov}[x_1 | x_t] = a^2 C (b^2 C + a^2 I)^{-1}.
-
-A learned network narrower than its input cannot follow every coordinate and shrinks the samples;
-this path does not, and leaves to the network what is beyond second moments. The eigenvalues of a
-sample covariance spread wider than the true ones, so they are corrected by the variance of held-out
-networks along the sample eigenvectors (cross-validated nonlinear shrinkage, Bartz 2016), as a ratio
-that is smooth in the rank.
+It is what the posterior mean would be if networks were Gaussian. A learned network narrower than
+its input cannot follow every coordinate and shrinks the samples; this path does not, and leaves to
+the network what is beyond second moments. The eigenvalues of a sample covariance spread wider than
+the true ones, so they are corrected by the variance of held-out networks along the sample
+eigenvectors (cross-validated nonlinear shrinkage, Bartz 2016), as a ratio that is smooth in the
+rank.
 """
 
 import math
@@ -19,16 +13,16 @@ import math
 import torch
 from scipy.ndimage import uniform_filter1d
 from scipy.special import digamma
-from torch import Tensor, nn
+from torch import Tensor
 
-from bayesflow_nn.velocity.gaussian import Denoised, Schedule
+from bayesflow_nn.velocity.gaussian import GaussianDenoiser, Schedule, Spectrum
 
 _SMOOTHING_WINDOW = 25  # neighbouring axes over which the held-out ratio is averaged
 _SMALLEST_VARIANCE = 1e-8
 
 
-class AffineDenoiser(nn.Module):
-    """Gaussian posterior mean of the target, with a covariance fitted to the training points.
+class AffineDenoiser(GaussianDenoiser):
+    """Gaussian law with mean and covariance of the training points, whatever the condition.
 
     Parameters
     ----------
@@ -70,79 +64,23 @@ class AffineDenoiser(nn.Module):
         self.register_buffer("variances", variances.clamp_min(_SMALLEST_VARIANCE).to(x.dtype))
         self.register_buffer("rest_variance", rest.clamp_min(_SMALLEST_VARIANCE).to(x.dtype))
 
-    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
-        """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``.
+    def centre(self, condition: Tensor | None = None) -> Tensor:
+        """Mean of networks, ``(1, n_coordinates)``."""
+        return self.mean[None]
 
-        A condition is ignored; for the mean that depends on it see :class:`ConditionalDenoiser`.
-        """
-        signal, noise = self.schedule(t)
-        gain, variance = _posterior(signal, noise, self.variances)
-        rest_gain, rest_variance = _posterior(signal, noise, self.rest_variance)
-        mean = self.mean + self._multiply(x - signal * self.mean, gain, rest_gain)
-        n_rest = x.shape[1] - self.basis.shape[1]
-        total = variance.sum(1, keepdim=True) + n_rest * rest_variance
-        return Denoised(mean, total / x.shape[1])
-
-    def transport(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        r"""Carry points to where the flow of the Gaussian ends.
-
-        .. math::
-            x_t \to m + C^{1/2} (b^2 C + a^2 I)^{-1/2} (x_t - b m),
-
-        the monotone map between two Gaussians with the same axes, and the solution of the flow's
-        equation.
-
-        Parameters
-        ----------
-        t : Tensor of shape (n,)
-        x : Tensor of shape (n, n_coordinates)
-        condition : Tensor of shape (n, n_features), optional
-            Ignored.
-
-        Returns
-        -------
-        Tensor of shape (n, n_coordinates)
-        """
-        signal, noise = self.schedule(t)
-
-        def gain(variance: Tensor) -> Tensor:
-            return (variance / (signal.square() * variance + noise.square())).sqrt()
-
-        centred = x - signal * self.mean
-        return self.mean + self._multiply(centred, gain(self.variances), gain(self.rest_variance))
-
-    def apply_covariance(
-        self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
+    def multiply(
+        self, spectrum: Spectrum, t: Tensor, v: Tensor, condition: Tensor | None = None
     ) -> Tensor:
-        """Multiply by a power of the posterior covariance, at t = 0 that of the networks.
-
-        Parameters
-        ----------
-        t : Tensor of shape (n,)
-        v : Tensor of shape (n, n_coordinates)
-        condition : Tensor of shape (n, n_features), optional
-            Ignored.
-        power : float
-            1 for the covariance, 1/2 for its symmetric root.
-
-        Returns
-        -------
-        Tensor of shape (n, n_coordinates)
-        """
-        signal, noise = self.schedule(t)
-        variance = _posterior(signal, noise, self.variances)[1] ** power
-        rest = _posterior(signal, noise, self.rest_variance)[1] ** power
-        return self._multiply(v, variance, rest)
-
-    def _multiply(self, v: Tensor, along_basis: Tensor, rest: Tensor) -> Tensor:
         """Multiply by the matrix with these eigenvalues on the principal axes and off them."""
+        along_basis, rest = spectrum(t, self.variances), spectrum(t, self.rest_variance)
         return rest * v + (v @ self.basis * (along_basis - rest)) @ self.basis.T
 
-
-def _posterior(signal: Tensor, noise: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Gain and posterior variance of one Gaussian coordinate seen in Gaussian noise."""
-    evidence = signal.square() * variance + noise.square()
-    return signal * variance / evidence, noise.square() * variance / evidence
+    def average(self, spectrum: Spectrum, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Trace of the same matrix over the number of coordinates, ``(n, 1)``."""
+        n_coordinates, n_axes = self.basis.shape
+        along_basis, rest = spectrum(t, self.variances), spectrum(t, self.rest_variance)
+        total = along_basis.sum(1, keepdim=True) + (n_coordinates - n_axes) * rest
+        return total / n_coordinates
 
 
 def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:

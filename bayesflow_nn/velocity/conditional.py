@@ -6,17 +6,19 @@ larger covariance of the mixture. The first feature is 1 where the condition is 
 zeros means that it is not.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesflow_nn.velocity.affine import AffineDenoiser
-from bayesflow_nn.velocity.gaussian import Denoised, Schedule
+from bayesflow_nn.velocity.gaussian import GaussianDenoiser, Schedule, Spectrum
 
 _ROUNDING = 1e-5  # of the largest singular value: features are single-precision, some redundant
 
 
-class ConditionalDenoiser(nn.Module):
-    """Gaussian posterior mean of the target with a mean that depends on a condition.
+class ConditionalDenoiser(GaussianDenoiser):
+    """Gaussian law with a mean that depends on a condition.
 
     Parameters
     ----------
@@ -52,40 +54,29 @@ class ConditionalDenoiser(nn.Module):
         self.around_condition = AffineDenoiser(around(x, condition), rest, schedule)
         self.overall = AffineDenoiser(x, held_out, schedule)
 
-    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
-        """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``."""
+    def centre(self, condition: Tensor | None = None) -> Tensor:
+        """Mean of networks, ``(n, n_coordinates)``, or ``(1, n_coordinates)`` if all have one."""
         if condition is None:
-            return self.overall(t, x)
-        signal, _ = self.schedule(t)
-        centre = condition @ self.coefficients
-        mean, variance = self.around_condition(t, x - signal * centre)
+            return self.overall.centre()
         known = condition[:, :1] > 0
-        if known.all():
-            return Denoised(mean + centre, variance)
-        overall = self.overall(t, x)
-        return Denoised(
-            torch.where(known, mean + centre, overall.mean),
-            torch.where(known, variance, overall.variance),
-        )
+        own = condition @ self.coefficients + self.around_condition.centre()
+        return torch.where(known, own, self.overall.centre())
 
-    def transport(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Carry points to where the Gaussian flow ends; see :class:`AffineDenoiser`."""
-        if condition is None:
-            return self.overall.transport(t, x)
-        signal, _ = self.schedule(t)
-        centre = condition @ self.coefficients
-        end = self.around_condition.transport(t, x - signal * centre) + centre
-        known = condition[:, :1] > 0
-        return end if known.all() else torch.where(known, end, self.overall.transport(t, x))
-
-    def apply_covariance(
-        self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
+    def multiply(
+        self, spectrum: Spectrum, t: Tensor, v: Tensor, condition: Tensor | None = None
     ) -> Tensor:
-        """Multiply by a power of the posterior covariance; see :class:`AffineDenoiser`."""
+        """Multiply by the function of the covariance that has these eigenvalues."""
+        return self._choose(condition, lambda law: law.multiply(spectrum, t, v))
+
+    def average(self, spectrum: Spectrum, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Trace of the function of the covariance over the number of coordinates, ``(n, 1)``."""
+        return self._choose(condition, lambda law: law.average(spectrum, t))
+
+    def _choose(
+        self, condition: Tensor | None, function: Callable[[AffineDenoiser], Tensor]
+    ) -> Tensor:
+        """Values ``(n, ...)`` of the law around known conditions, and of the overall law."""
         if condition is None:
-            return self.overall.apply_covariance(t, v, power=power)
-        around = self.around_condition.apply_covariance(t, v, power=power)
-        known = condition[:, :1] > 0
-        if known.all():
-            return around
-        return torch.where(known, around, self.overall.apply_covariance(t, v, power=power))
+            return function(self.overall)
+        known, own = condition[:, :1] > 0, function(self.around_condition)
+        return own if known.all() else torch.where(known, own, function(self.overall))

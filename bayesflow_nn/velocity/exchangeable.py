@@ -13,21 +13,18 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from bayesflow_nn.velocity.affine import AffineDenoiser
 from bayesflow_nn.velocity.conditional import ConditionalDenoiser
-from bayesflow_nn.velocity.gaussian import Denoised, Schedule
+from bayesflow_nn.velocity.gaussian import GaussianDenoiser, Schedule, Spectrum
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.velocity.orbit_means import Parts, compose, decompose
 
-Law = AffineDenoiser | ConditionalDenoiser
 
-
-class ExchangeableDenoiser(nn.Module):
-    """Gaussian posterior mean of the target, for networks whose neurons are in no order.
+class ExchangeableDenoiser(GaussianDenoiser):
+    """Gaussian law of networks whose neurons are in no order.
 
     Parameters
     ----------
@@ -78,65 +75,56 @@ class ExchangeableDenoiser(nn.Module):
             )
         self.laws = nn.ModuleList(laws)
 
-    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
-        """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``."""
-        variances = []
+    def centre(self, condition: Tensor | None = None) -> Tensor:
+        """Mean of networks, ``(n, n_coordinates)``, or ``(1, n_coordinates)`` if all have one."""
+        symmetric = self.laws[0].centre(condition)
+        # Deviations from the mean of neurons, and interactions, are zero on average.
+        sizes = self.graph.sizes[1:-1]
+        deviations = [
+            symmetric.new_zeros(1, n, law.mean.shape[0])
+            for n, law in zip(sizes, self.laws[1:], strict=False)
+        ]
+        interactions = [
+            symmetric.new_zeros(1, n_out, n_in) for n_in, n_out in itertools.pairwise(sizes)
+        ]
+        return compose(self.graph, Parts(symmetric, deviations, interactions))
 
-        def predict(law: Law, t: Tensor, rows: Tensor, condition: Tensor | None) -> Tensor:
-            mean, variance = law(t, rows, condition)
-            variances.append(variance.unflatten(0, (len(x), -1))[:, 0] * rows.shape[1])
-            return mean
-
-        mean = self._map(predict, t, x, condition)
-        dimensions = _n_independent(self.graph)
-        total = sum(v * n for v, n in zip(variances, dimensions, strict=True))
-        return Denoised(mean, total / x.shape[1])
-
-    def transport(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Carry points to where the flow of the Gaussian ends; see :class:`AffineDenoiser`."""
-        return self._map(lambda law, *given: law.transport(*given), t, x, condition)
-
-    def apply_covariance(
-        self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
+    def multiply(
+        self, spectrum: Spectrum, t: Tensor, v: Tensor, condition: Tensor | None = None
     ) -> Tensor:
-        """Multiply by a power of the posterior covariance; see :class:`AffineDenoiser`."""
+        """Multiply by the function of the covariance that has these eigenvalues."""
+        parts = decompose(self.graph, v)
+        symmetric, *laws = self.laws
+        others = iter(laws)
 
-        def apply(law: Law, *given: Tensor | None) -> Tensor:
-            return law.apply_covariance(*given, power=power)
+        def multiply(block: Tensor, n_features: int) -> Tensor:
+            rows = block.reshape(-1, n_features)
+            times = t.repeat_interleave(len(rows) // len(block))
+            return next(others).multiply(spectrum, times, rows).reshape(block.shape)
 
-        return self._map(apply, t, v, condition)
+        return compose(
+            self.graph,
+            Parts(
+                symmetric.multiply(spectrum, t, parts.symmetric, condition),
+                [multiply(block, block.shape[2]) for block in parts.deviations],
+                [multiply(block, 1) for block in parts.interactions],
+            ),
+        )
+
+    def average(self, spectrum: Spectrum, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Trace of the function of the covariance over the number of coordinates, ``(n, 1)``."""
+        conditions = [condition, *[None] * (len(self.laws) - 1)]
+        total = sum(
+            law.average(spectrum, t, given) * law.n_coordinates * n
+            for law, given, n in zip(self.laws, conditions, _n_independent(self.graph), strict=True)
+        )
+        return total / self.graph.n_coordinates
 
     def on(self, graph: NeuralGraph) -> ExchangeableDenoiser:
         """The same law, with the parameters of this one, over networks of other widths."""
         other = copy.copy(self)
         other.graph = graph
         return other
-
-    def _map(
-        self,
-        function: Callable[[Law, Tensor, Tensor, Tensor | None], Tensor],
-        t: Tensor,
-        x: Tensor,
-        condition: Tensor | None,
-    ) -> Tensor:
-        """Call a function of a law, times, rows and condition on every part, and compose."""
-        parts = decompose(self.graph, x)
-        symmetric, *laws = self.laws
-        others = iter(laws)
-
-        def call(block: Tensor, n_features: int) -> Tensor:
-            rows = block.reshape(-1, n_features)
-            times = t.repeat_interleave(len(rows) // len(block))
-            return function(next(others), times, rows, None).reshape(block.shape)
-
-        return compose(
-            self.graph,
-            Parts(
-                function(symmetric, t, parts.symmetric, condition),
-                [call(block, block.shape[2]) for block in parts.deviations],
-                [call(block, 1) for block in parts.interactions],
-            ),
-        )
 
 
 def _parts_of_rows(graph: NeuralGraph, x: Tensor) -> list[Tensor]:

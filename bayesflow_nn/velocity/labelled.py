@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.gaussian import Denoised, GaussianDenoiser, Schedule
+from bayesflow_nn.velocity.gaussian import GaussianDenoiser, Schedule, Spectrum
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 
 _FEWEST_OF_A_LABEL = 20  # networks for a law of their own
@@ -18,8 +17,8 @@ _LEAST_ADVANTAGE = 2.0  # of an own law, in standard errors
 _COMPARED_AT = (0.1, 0.3, 0.5, 0.7, 0.9)  # later points say all of a network by themselves
 
 
-class LabelledDenoiser(nn.Module):
-    """Gaussian posterior mean of the target, under the law of the label that a network has.
+class LabelledDenoiser(GaussianDenoiser):
+    """Gaussian laws of networks, each under that of its label.
 
     Networks of two tasks differ in more than their mean: where the inputs of a task do not vary,
     weights stay as they began. Under other conditions, and without one, the law is the shared one.
@@ -54,23 +53,28 @@ class LabelledDenoiser(nn.Module):
         is_square = indicators.shape[0] == indicators.shape[1]
         return bool(is_square and is_binary and (indicators.sum(1) == 1).all())
 
-    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Denoised:
-        """Posterior mean and variance given ``x (n, n_coordinates)`` at times ``t (n,)``."""
-        return Denoised(*self._call(lambda law, *args: law(*args), condition, t, x))
+    @property
+    def schedule(self) -> Schedule:
+        """Weights of target and source, those of all laws."""
+        return self.shared.schedule
 
-    def transport(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Carry points to where the Gaussian flow ends; see :class:`AffineDenoiser`."""
-        return self._call(lambda law, *args: (law.transport(*args),), condition, t, x)[0]
+    def centre(self, condition: Tensor | None = None) -> Tensor:
+        """Mean of networks, ``(n, n_coordinates)``, or ``(1, n_coordinates)`` if all have one."""
+        if condition is None:
+            return self.shared.centre()
+        return self._call(
+            lambda law, rows, given: law.centre(given).expand(len(rows), -1), condition, condition
+        )
 
-    def apply_covariance(
-        self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0
+    def multiply(
+        self, spectrum: Spectrum, t: Tensor, v: Tensor, condition: Tensor | None = None
     ) -> Tensor:
-        """Multiply by a power of the posterior covariance; see :class:`AffineDenoiser`."""
+        """Multiply by the function of the covariance that has these eigenvalues."""
+        return self._call(lambda law, *rows: law.multiply(spectrum, *rows), condition, t, v)
 
-        def apply(law: GaussianDenoiser, *args: Tensor | None) -> tuple[Tensor]:
-            return (law.apply_covariance(*args, power=power),)
-
-        return self._call(apply, condition, t, v)[0]
+    def average(self, spectrum: Spectrum, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Trace of the function of the covariance over the number of coordinates, ``(n, 1)``."""
+        return self._call(lambda law, *rows: law.average(spectrum, *rows), condition, t)
 
     def on(self, graph: NeuralGraph) -> LabelledDenoiser:
         """The same laws, where they are exchangeable, over networks of other widths."""
@@ -78,18 +82,17 @@ class LabelledDenoiser(nn.Module):
         return LabelledDenoiser(self.labels, laws, self.shared.on(graph))
 
     def _call(
-        self,
-        function: Callable[[GaussianDenoiser, Tensor, Tensor, Tensor | None], tuple[Tensor, ...]],
-        condition: Tensor | None,
-        t: Tensor,
-        x: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Values of a function of a law, times, rows and a condition, each row under its law."""
+        self, function: Callable[..., Tensor], condition: Tensor | None, *rows: Tensor
+    ) -> Tensor:
+        """Values of a function of a law, rows and their condition, each row under its law."""
         if condition is None:
-            return function(self.shared, t, x, None)
-        own = [lambda t, x, _, law=law: function(law, t, x, None) for law in self.laws]
-        shared = partial(function, self.shared)
-        return call_by_label(self.labels, own, shared, condition, (t, x, condition))
+            return function(self.shared, *rows, None)
+        own = [lambda *given, law=law: (function(law, *given[:-1], None),) for law in self.laws]
+
+        def shared(*given: Tensor) -> tuple[Tensor]:
+            return (function(self.shared, *given),)
+
+        return call_by_label(self.labels, own, shared, condition, (*rows, condition))[0]
 
 
 def call_by_label(
