@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bayesflow_nn.flow import (
     COUPLINGS,
+    DENSITY_SOLVERS,
     PROBE_DISTRIBUTIONS,
     SOLVERS,
     TRACES,
@@ -44,7 +45,7 @@ _CHOICES = {
     "time_distribution": ("auto", "uniform", "beta", "late"),
     "solver": SOLVERS,
     "time_grid": ("uniform", "error"),
-    "density_solver": SOLVERS,
+    "density_solver": DENSITY_SOLVERS,
     "trace": ("auto", *TRACES),
     "probe_distribution": PROBE_DISTRIBUTIONS,
     "early_stopping": (True, False),

@@ -218,8 +218,11 @@ def test_a_posterior_is_one_chain_with_its_log_densities(posterior, classifiers)
     assert list(again.sample_stats) == ["n_evaluations"]
 
 
+STAGES = {"exponential_euler": 1, "euler": 1, "midpoint": 2, "rk4": 4}
+
+
 def test_a_record_says_how_often_the_flow_was_evaluated(posterior):
-    for solver, stages in {"euler": 1, "midpoint": 2, "rk4": 4}.items():
+    for solver, stages in STAGES.items():
         # After the last step one evaluation removes the width floor; noise is drawn anew before
         # every step but the first, or by default from t = 0.6 on.
         for noise, n_draws in {0: 0, Refresh(1.0, start=0.0): 4, 1: 2}.items():

@@ -126,9 +126,34 @@ def test_solvers_and_grids_agree(posterior):
     adaptive = posterior.sample(20, random_state=0, solver="dopri5")
     # dopri5 keeps to 1e-5 per step in points; weights are products of two of order one.
     assert np.abs(adaptive - fine).max() < 0.01
+    exponential = posterior.sample(
+        20, random_state=0, solver="exponential_euler", n_steps=512, noise=0
+    )
+    assert np.abs(exponential - fine).max() < 0.01
     uneven = FlowPosterior(**posterior.get_params()).set_params(time_grid="error")
     uneven.__dict__ |= {k: v for k, v in vars(posterior).items() if k.endswith("_")}
     assert np.abs(uneven.sample(20, random_state=0, n_steps=64, noise=0) - fine).max() < 0.01
+
+
+def test_exponential_steps_lead_to_the_same_guided_networks(posterior, iris):
+    guidance = TaskGuidance(*iris, strength=20.0, finish_steps=2, source_steps=1)
+    fine, exponential = (
+        posterior.sample(5, random_state=0, solver=solver, n_steps=n, noise=0, guidance=guidance)
+        for solver, n in (("midpoint", 64), ("exponential_euler", 512))
+    )
+    assert np.abs(exponential - fine).max() < 0.01
+
+
+def test_a_width_of_its_own_takes_exponential_steps(population):
+    posterior = FlowPosterior(
+        velocity="relational_transformer", alignment=None, max_iter=1, random_state=0
+    ).fit(population)
+    wide = Architecture.mlp([4, 8, 3])
+    fine, exponential = (
+        posterior.sample(5, random_state=0, solver=solver, n_steps=n, noise=0, architecture=wide)
+        for solver, n in (("midpoint", 64), ("exponential_euler", 512))
+    )
+    assert np.abs(exponential - fine).max() < 0.01
 
 
 @pytest.fixture(scope="module")

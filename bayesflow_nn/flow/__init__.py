@@ -2,12 +2,14 @@
 
 from bayesflow_nn.flow.coupling import COUPLINGS
 from bayesflow_nn.flow.density import DensityMethod, LogDensity
+from bayesflow_nn.flow.exponential import GaussianFlow
 from bayesflow_nn.flow.field import FlowField
 from bayesflow_nn.flow.flow_map import FlowMap
 from bayesflow_nn.flow.guidance import Guidance, TaskGuidance
 from bayesflow_nn.flow.guided import GuidedField, Setting
 from bayesflow_nn.flow.noise import Noise, Refresh, StepNoise
 from bayesflow_nn.flow.ode import (
+    DENSITY_SOLVERS,
     SOLVERS,
     NonFiniteError,
     SolverError,
@@ -25,6 +27,7 @@ from bayesflow_nn.flow.training import FlowTrainer, Targets
 
 __all__ = [
     "COUPLINGS",
+    "DENSITY_SOLVERS",
     "PROBE_DISTRIBUTIONS",
     "SOLVERS",
     "TRACES",
@@ -32,6 +35,7 @@ __all__ = [
     "FlowField",
     "FlowMap",
     "FlowTrainer",
+    "GaussianFlow",
     "GeodesicPath",
     "Guidance",
     "GuidedField",

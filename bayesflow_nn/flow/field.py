@@ -40,6 +40,11 @@ class FlowField:
         self.condition = condition
         self.condition_strength = condition_strength
 
+    @property
+    def active_condition(self) -> Tensor | None:
+        """The condition, unless its strength is zero."""
+        return self.condition if self.condition_strength else None
+
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         """Velocity ``(n, n_coordinates)`` at one time ``()`` for all points."""
         times = t.expand(len(x))

@@ -1,10 +1,11 @@
 r"""Integrators of dx/dt = u(t, x) between t = 0 and t = 1.
 
-Sampling uses explicit Runge-Kutta steps on the manifold: an Euler step follows the geodesic of the
-velocity; midpoint and rk4 evaluate their stages off the manifold through the radially extended
-field and project the end of each step, which keeps their order (Hairer, Lubich & Wanner 2006,
-IV.4). The adaptive dopri5 integrates the extended field, whose solutions stay on the manifold, and
-projects what is returned. Densities use the state augmented by the integral of the divergence.
+Sampling uses explicit one-step methods on the manifold. An Euler step follows the geodesic of the
+velocity, an exponential one also the flow of a Gaussian (:mod:`bayesflow_nn.flow.exponential`).
+Midpoint and rk4 evaluate their stages off the manifold through the radially extended field and
+project the end of each step, which keeps their order (Hairer, Lubich & Wanner 2006, IV.4). The
+adaptive dopri5 integrates the extended field, whose solutions stay on the manifold, and projects
+what is returned. Densities use the state augmented by the integral of the divergence.
 """
 
 import functools
@@ -17,11 +18,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 from tqdm import tqdm
 
+from bayesflow_nn.flow.exponential import GaussianFlow
 from bayesflow_nn.flow.field import FlowField
 
 Rate = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
-Perturbation = Callable[[FlowField, Tensor, Tensor, Tensor], Tensor]
-"""Changes points before a step: field, time ``()``, step ``()``, points to points."""
+Step = Callable[[FlowField, Tensor, Tensor, Tensor], Tensor]
+"""Moves points: field, time ``()``, length of the step ``()``, points to points."""
 
 _MOST_EVALUATIONS = 10_000  # of the field by the adaptive solver
 
@@ -51,7 +53,8 @@ def integrate(
     start: float = 0.0,
     end: float = 1.0,
     grid: Tensor | None = None,
-    perturb: Perturbation | None = None,
+    gaussian: GaussianFlow | None = None,
+    perturb: Step | None = None,
     tolerance: float = 1e-5,
     return_trajectory: bool = False,
     checkpoint: bool = False,
@@ -64,15 +67,17 @@ def integrate(
     field : FlowField
     x : Tensor of shape (n, n_coordinates)
         Points at time `start`.
-    solver : {"euler", "midpoint", "rk4", "dopri5"}
-        The first three evaluate the field once, twice or four times per step; "dopri5" chooses its
-        steps itself.
+    solver : {"exponential_euler", "euler", "midpoint", "rk4", "dopri5"}
+        Euler steps evaluate the field once, midpoint steps twice and those of rk4 four times;
+        "dopri5" chooses its steps itself.
     n_steps : int
         Number of equal steps.
     start, end : float
         Times; ``start > end`` integrates backwards.
     grid : Tensor of shape (n_steps + 1,), optional
         Times of the steps, instead of `n_steps`, `start` and `end`.
+    gaussian : GaussianFlow, optional
+        What "exponential_euler" follows exactly.
     perturb : callable, optional
         ``perturb(field, t, h, x) -> x``, applied before every step; not with "dopri5".
     tolerance : float
@@ -102,7 +107,7 @@ def integrate(
     if solver == "dopri5":
         points = _integrate_adaptively(field, x, times, tolerance)
         return points if return_trajectory else points[-1]
-    step, points = _STEPS[solver], [x]
+    step, points = _step_of(solver, gaussian), [x]
     if checkpoint:
         # The other kind of checkpoint stores through hooks, which torch.func refuses.
         step = functools.partial(torch_checkpoint, step, use_reentrant=True)
@@ -184,6 +189,17 @@ def _odeint_adaptively(
         raise StepUnderflowError(f"{what} could not go on: {error}; {_FIXED_STEPS}") from error
 
 
+def _step_of(solver: str, gaussian: GaussianFlow | None) -> Step:
+    if solver != "exponential_euler":
+        return _STEPS[solver]
+    if gaussian is None:
+        raise ValueError(
+            "gaussian must be a GaussianFlow for solver='exponential_euler', got None; pass the "
+            "one that the field refines, or use solver='euler'."
+        )
+    return gaussian.step
+
+
 def _euler_step(field: FlowField, t: Tensor, h: Tensor, x: Tensor) -> Tensor:
     return field.path.manifold.expmap(x, h * field(t, x))
 
@@ -203,7 +219,8 @@ def _rk4_step(field: FlowField, t: Tensor, h: Tensor, x: Tensor) -> Tensor:
 
 
 _STEPS = {"euler": _euler_step, "midpoint": _midpoint_step, "rk4": _rk4_step}
-SOLVERS = (*_STEPS, "dopri5")
+DENSITY_SOLVERS = (*_STEPS, "dopri5")
+SOLVERS = ("exponential_euler", *DENSITY_SOLVERS)
 _FIXED_STEPS = "raise the tolerance or use fixed steps (solver='midpoint' or 'rk4')"
 _MORE_STEPS = "take more steps (n_steps) or check that these points are near the data"
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bayesflow_nn.flow.exponential import GaussianFlow
 from bayesflow_nn.flow.field import FlowField
 from bayesflow_nn.flow.finish import finish, search_source
 from bayesflow_nn.flow.flow_map import FlowMap
@@ -65,6 +66,7 @@ class Integrator:
             x_0,
             solver=self.solver,
             grid=self.grid,
+            gaussian=self._gaussian,
             perturb=perturb,
             return_trajectory=self.return_trajectory,
             progress=self.progress,
@@ -75,13 +77,24 @@ class Integrator:
 
     def differentiable(self, x_0: Tensor) -> Tensor:
         """Points of networks by the flow alone, to be differentiated by ``backward``."""
-        points = integrate(self.field, x_0, solver=self.solver, grid=self.grid, checkpoint=True)
+        points = integrate(
+            self.field,
+            x_0,
+            solver=self.solver,
+            grid=self.grid,
+            gaussian=self._gaussian,
+            checkpoint=True,
+        )
         return self._end(points)
 
     def rows(self, part: slice) -> Integrator:
         """For a part of the points."""
         guided = None if self.guided is None else self.guided.rows(part)
         return replace(self, field=self.field.rows(part), guided=guided)
+
+    @property
+    def _gaussian(self) -> GaussianFlow:
+        return GaussianFlow(self.setting.gaussian, self.setting.scale)
 
     def _end(self, x: Tensor) -> Tensor:
         return self.setting.project(self.field.denoise(x))

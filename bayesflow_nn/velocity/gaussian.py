@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -94,6 +95,58 @@ class GaussianDenoiser(nn.Module, ABC):
             return (variance / self._evidence(t, variance)).sqrt()
 
         return centre + self.multiply(scaling, t, x - signal * centre, condition)
+
+    def advance(
+        self, t: Tensor, h: Tensor, x: Tensor, prediction: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
+        r"""Follow the flow of a prediction that differs from the Gaussian one.
+
+        The flow of a prediction :math:`\hat x_1` is
+
+        .. math::
+            \frac{dx}{dt} = a \frac{d\lambda}{dt} \hat x_1 + \frac{d \log a}{dt} x, \qquad
+            \lambda = \frac b a.
+
+        If the prediction is off by a constant number e of posterior standard deviations,
+        :math:`\hat x_1 = E[x_1 | x_t] + \operatorname{Cov}[x_1 | x_t]^{1/2} e`, it leads from t to
+        s, with :math:`V_t = b_t^2 C + a_t^2 I`, as
+
+        .. math::
+            x_s = b_s m + V_s^{1/2} \left( V_t^{-1/2} (x_t - b_t m) +
+            (\arctan \lambda_s C^{1/2} - \arctan \lambda_t C^{1/2}) \, e \right).
+
+        Parameters
+        ----------
+        t : Tensor of shape (n,)
+        h : Tensor of shape ()
+            The time from t to s; a negative one leads back.
+        x : Tensor of shape (n, n_coordinates)
+        prediction : Tensor of shape (n, n_coordinates)
+            At time t, whence e.
+        condition : Tensor of shape (n, n_features), optional
+
+        Returns
+        -------
+        Tensor of shape (n, n_coordinates)
+        """
+        centre = self.centre(condition)
+
+        def of_prediction(t: Tensor, variance: Tensor) -> Tensor:
+            deviation = variance.sqrt()
+            (b, a), (b_next, a_next) = self.schedule(t), self.schedule(t + h)
+            before, after = b / a * deviation, b_next / a_next * deviation
+            # The difference of two arcs, which are both about pi / 2 at the end.
+            angle = torch.atan((after - before) / (1 + after * before))
+            scaling = self._evidence(t + h, variance) / self._posterior_variance(t, variance)
+            return scaling.sqrt() * angle
+
+        def of_point(t: Tensor, variance: Tensor) -> Tensor:
+            scaling = self._evidence(t + h, variance) / self._evidence(t, variance)
+            return scaling.sqrt() - of_prediction(t, variance) * self._gain(t, variance)
+
+        moved = self.multiply(of_point, t, x - self.schedule(t)[0] * centre, condition)
+        drawn = self.multiply(of_prediction, t, prediction - centre, condition)
+        return self.schedule(t + h)[0] * centre + moved + drawn
 
     def apply_covariance(
         self, t: Tensor, v: Tensor, condition: Tensor | None = None, *, power: float = 1.0

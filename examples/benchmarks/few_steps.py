@@ -1,10 +1,10 @@
 """Quality of networks against evaluations of the velocity, with and without guidance.
 
 The thesis asks how few steps a flow needs ([E25] Figures 7.3 and 7.4). Here the same source points
-go through Euler and midpoint steps of the flow, through steps between which their noise is drawn
-anew (the default of samples), and through distilled maps, on every geometry; each then takes no
-gradient of the training loss or 24 of them after t = 1 (`TaskGuidance(X, y)`). Data, split,
-population, novelty and dispersion are those of ``python -m bayesflow_nn``.
+go through Euler, exponential Euler and midpoint steps of the flow, through steps between which
+their noise is drawn anew (the default of samples), and through distilled maps, on every geometry;
+each then takes no gradient of the training loss or 24 of them after t = 1 (`TaskGuidance(X, y)`).
+Data, split, population, novelty and dispersion are those of ``python -m bayesflow_nn``.
 
     python examples/benchmarks/few_steps.py [--dataset digits] [--n-networks N] [--max-iter N]
         [--geometry product_sphere normalized euclidean] [--output few_steps.png]
@@ -34,15 +34,19 @@ NOISE = Refresh()
 # Name, solver, noise, evaluations per step of the solver, numbers of steps.
 SOLVERS = [
     ("euler", "euler", None, 1, (1, 2, 4, 8, 16, 32, 64, 256)),
+    ("exponential", "exponential_euler", None, 1, (1, 2, 4, 8, 16, 32, 256)),
     ("midpoint", "midpoint", None, 2, (1, 2, 4, 8, 16, 32)),
     ("euler + noise", "euler", NOISE, 1, (4, 8, 16, 32, 64, 256)),
+    ("exponential + noise", "exponential_euler", NOISE, 1, (4, 8, 16, 32, 256)),
     ("midpoint + noise", "midpoint", NOISE, 2, (4, 8, 16, 32)),
 ]
 DISTILLED = (1, 2, 4)
 COLOURS = {
     "euler": "#0072b2",
+    "exponential": "#cc79a7",
     "midpoint": "#d55e00",
     "euler + noise": "#56b4e9",
+    "exponential + noise": "#7a3b69",
     "midpoint + noise": "#e69f00",
     "distilled": "#009e73",
 }
@@ -102,13 +106,20 @@ def measure(posterior: FlowPosterior, data: Data, comparison: Comparison) -> lis
 
 
 def summary(results: list[Result]) -> str:
-    """The ratios that say what few steps cost."""
-    nll = {(r.way.name, r.way.n_steps): r.row.nll for r in results if not r.guided}
-    return (
-        f"NLL of 8 Euler steps over that of 256: {nll['euler', 8] / nll['euler', 256]:.3f}, with "
-        f"noise {nll['euler + noise', 8] / nll['euler + noise', 256]:.3f}; of 1 distilled "
-        f"step over 32 midpoint steps: {nll['distilled', 1] / nll['midpoint', 32]:.3f}"
-    )
+    """The ratios that say what few steps cost, unguided and guided."""
+    lines = []
+    for guided in (False, True):
+        nll = {(r.way.name, r.way.n_steps): r.row.nll for r in results if r.guided == guided}
+        ratios = ", ".join(
+            f"{name} {nll[name, 8] / nll[name, 256]:.3f}"
+            for name in ("euler", "exponential", "euler + noise", "exponential + noise")
+        )
+        lines.append(
+            f"{'guided' if guided else 'unguided'}: NLL of 8 steps over that of 256: {ratios}; of "
+            f"1 distilled step over 32 midpoint steps: "
+            f"{nll['distilled', 1] / nll['midpoint', 32]:.3f}"
+        )
+    return "\n".join(lines)
 
 
 def draw_panel(axes: Axes, results: list[Result], trained: Row, title: str) -> None:

@@ -62,6 +62,14 @@ def test_permutations_move_no_part_into_another(make_problem, generator):
     torch.testing.assert_close(moved.interactions[0], own)
 
 
+def calls(denoiser, t, z, condition=None):
+    """What all methods make of points."""
+    yield denoiser(t, z, condition).mean
+    yield denoiser.transport(t, z, condition)
+    yield denoiser.apply_covariance(t, z, condition)
+    yield denoiser.advance(t / 2, torch.tensor(0.3), z, z.flip(1), condition)
+
+
 def test_it_is_the_law_of_networks_with_neurons_in_every_order(graph, points, generator):
     """Up to degrees of freedom: n - 1 for every part, where the orders count as more networks."""
     law = ExchangeableDenoiser(graph, points, None, schedule)
@@ -69,11 +77,9 @@ def test_it_is_the_law_of_networks_with_neurons_in_every_order(graph, points, ge
     t = torch.linspace(0, 1, 20, dtype=torch.float64)
     z = torch.randn(20, graph.n_coordinates, generator=generator, dtype=torch.float64)
     off = 1 / (N_POINTS - 1)
-    for name in ("forward", "transport", "apply_covariance"):
-        own, expected = (getattr(each, name)(t, z) for each in (law, affine))
-        if name == "forward":
-            torch.testing.assert_close(own.variance, expected.variance, rtol=off, atol=1e-9)
-            own, expected = own.mean, expected.mean
+    own, expected = law(t, z), affine(t, z)
+    torch.testing.assert_close(own.variance, expected.variance, rtol=off, atol=1e-9)
+    for own, expected in zip(calls(law, t, z), calls(affine, t, z), strict=True):
         assert (own - expected).norm(dim=1).max() < off * z.norm(dim=1).max()
 
 
@@ -95,10 +101,7 @@ def test_the_mean_depends_on_a_condition_as_that_of_networks_in_every_order(
     given = condition[:20]
     given[:3] = 0  # not known
     off = 2 / (N_POINTS - 1)
-    for name in ("forward", "transport", "apply_covariance"):
-        own, expected = (getattr(each, name)(t, z, given) for each in (law, affine))
-        if name == "forward":
-            own, expected = own.mean, expected.mean
+    for own, expected in zip(calls(law, t, z, given), calls(affine, t, z, given), strict=True):
         # A covariance is off in proportion to itself, which without the condition exceeds 1.
         size = expected.norm(dim=1).clamp_min(z.norm(dim=1).max())
         assert ((own - expected).norm(dim=1) < off * size).all()

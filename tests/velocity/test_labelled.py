@@ -77,6 +77,7 @@ def calls(denoiser, t, x, condition=None):
     yield from denoiser(t, x, condition)
     yield denoiser.transport(t, x, condition)
     yield denoiser.apply_covariance(t, x, condition, power=0.5)
+    yield denoiser.advance(t, torch.tensor(0.05), x, x.flip(1), condition)
 
 
 def test_each_row_follows_the_law_of_its_label(problem, denoiser):
