@@ -137,8 +137,9 @@ class FlowPosterior(
         Fraction of conditions that training withholds, for samples and densities without one, and
         for samples beyond one; 0 rules them out.
     solver : {"midpoint", "exponential_euler", "euler", "rk4", "dopri5"}
-        Solver for samples. "exponential_euler" runs the velocity once per step and follows the
-        Gaussian approximation exactly: 8 to 16 steps do. "dopri5" chooses its steps.
+        Solver for samples. "exponential_euler" solves the Gaussian part of the flow and runs the
+        velocity once per step; ``sample(solver="exponential_euler", n_steps=8)`` is usually enough.
+        "dopri5" chooses its steps.
     n_steps : int
         Number of equal steps, for samples and densities.
     noise : float, StepNoise or Refresh

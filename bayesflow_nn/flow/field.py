@@ -41,14 +41,18 @@ class FlowField:
         self.condition_strength = condition_strength
 
     @property
-    def active_condition(self) -> Tensor | None:
-        """The condition, unless its strength is zero."""
-        return self.condition if self.condition_strength else None
+    def gaussian_condition(self) -> Tensor | None:
+        """Condition of the Gaussian law that is nearest to the flow: none at less than half w."""
+        return self.condition if self.condition_strength >= 0.5 else None
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         """Velocity ``(n, n_coordinates)`` at one time ``()`` for all points."""
         times = t.expand(len(x))
-        return self.path.velocity(times, x, self.predict(times, x))
+        return self.path.velocity(times, x, self.target(times, x))
+
+    def target(self, t: Tensor, x: Tensor) -> Tensor:
+        """Ambient prediction that the velocity follows, ``(n, n_coordinates)``, at ``t (n,)``."""
+        return self.predict(t, x)
 
     def predict(self, t: Tensor, x: Tensor) -> Tensor:
         """Ambient prediction of the target ``(n, n_coordinates)`` at times ``t (n,)``."""

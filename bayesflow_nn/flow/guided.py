@@ -59,21 +59,19 @@ class GuidedField(FlowField):
         super().__init__(field.path, field.predictor, field.condition, field.condition_strength)
         self.guidance, self.objective, self.setting = guidance, objective, setting
 
-    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
-        """Velocity ``(n, n_coordinates)`` at one time ``()`` for all points."""
-        strength = self.guidance.strength_at(t.item())
+    def target(self, t: Tensor, x: Tensor) -> Tensor:
+        """Ambient prediction that the velocity follows; all times ``t (n,)`` are the same."""
+        strength, prediction = self.guidance.strength_at(t[0].item()), self.predict(t, x)
         if not strength:
-            return super().__call__(t, x)
-        times, scale = t.expand(len(x)), self.setting.scale
-        prediction = self.predict(times, x)
+            return prediction
+        scale, condition = self.setting.scale, self.gaussian_condition
         if self.guidance.at == "point":
-            push = strength * self._gradient(x) / scale
-            return self.path.velocity(times, x, prediction) - self.path.manifold.proju(x, push)
+            return prediction - self.path.shift(t, strength * self._gradient(x) / scale)
         gaussian, gradient = self.setting.gaussian, self._gradient(prediction)
-        shift = strength * gaussian.apply_covariance(times, gradient, self.condition)
-        variance = gaussian(times, x * scale, self.condition).variance
+        shift = strength * gaussian.apply_covariance(t, gradient, condition)
+        variance = gaussian(t, x * scale, condition).variance
         shift = shift * (variance / (variance + shift.square().mean(1, keepdim=True))).sqrt()
-        return self.path.velocity(times, x, prediction - shift / scale)
+        return prediction - shift / scale
 
     def rows(self, part: slice) -> GuidedField:
         """The field for a part of the points."""

@@ -131,7 +131,9 @@ class Refresh:
         curvature = torch.where(on_sphere, 1 - setting.scale**-2, 1.0)
         drift = (1 - kept) * (signal * field.predict(times, x) - x) * curvature
         spread, noise = (_white_noise(x, setting) for _ in range(2))
-        spread = setting.gaussian.apply_covariance(times, spread, field.active_condition, power=0.5)
+        spread = setting.gaussian.apply_covariance(
+            times, spread, field.gaussian_condition, power=0.5
+        )
         drawn = (1 - kept) * signal * spread + width * (1 - kept.square()).sqrt() * noise
         return _walk(manifold, x, drift + self.temperature * drawn / setting.scale)
 

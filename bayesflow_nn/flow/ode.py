@@ -1,7 +1,7 @@
 r"""Integrators of dx/dt = u(t, x) between t = 0 and t = 1.
 
 Sampling uses explicit one-step methods on the manifold. An Euler step follows the geodesic of the
-velocity, an exponential one also the flow of a Gaussian (:mod:`bayesflow_nn.flow.exponential`).
+velocity, an exponential one the flow of a Gaussian (:mod:`bayesflow_nn.flow.exponential`).
 Midpoint and rk4 evaluate their stages off the manifold through the radially extended field and
 project the end of each step, which keeps their order (Hairer, Lubich & Wanner 2006, IV.4). The
 adaptive dopri5 integrates the extended field, whose solutions stay on the manifold, and projects
@@ -68,7 +68,7 @@ def integrate(
     x : Tensor of shape (n, n_coordinates)
         Points at time `start`.
     solver : {"exponential_euler", "euler", "midpoint", "rk4", "dopri5"}
-        Euler steps evaluate the field once, midpoint steps twice and those of rk4 four times;
+        Both Euler methods evaluate the field once per step, midpoint twice and rk4 four times;
         "dopri5" chooses its steps itself.
     n_steps : int
         Number of equal steps.
@@ -77,7 +77,7 @@ def integrate(
     grid : Tensor of shape (n_steps + 1,), optional
         Times of the steps, instead of `n_steps`, `start` and `end`.
     gaussian : GaussianFlow, optional
-        What "exponential_euler" follows exactly.
+        Needed by "exponential_euler", which solves it.
     perturb : callable, optional
         ``perturb(field, t, h, x) -> x``, applied before every step; not with "dopri5".
     tolerance : float
@@ -101,6 +101,8 @@ def integrate(
         If a coordinate becomes infinite or NaN.
     StepUnderflowError, StepLimitError
         If the steps of "dopri5" become too small or too many.
+    ValueError
+        If "exponential_euler" is not given its Gaussian.
     """
     times = torch.linspace(start, end, n_steps + 1) if grid is None else grid
     times = times.to(x)

@@ -123,10 +123,9 @@ class GeodesicPath:
         rate, pull = self._rate_and_pull(t)
         return self.manifold.proju(x, rate * (prediction - pull * x))
 
-    def prediction(self, t: Tensor, x: Tensor, velocity: Tensor) -> Tensor:
-        """Ambient prediction whose `velocity` this tangent one is."""
-        rate, pull = self._rate_and_pull(t)
-        return velocity / rate + pull * x
+    def shift(self, t: Tensor, change: Tensor) -> Tensor:
+        """Change of the prediction that changes the velocity by this, ``(n, n_coordinates)``."""
+        return change / self._rate_and_pull(t)[0]
 
     def denoise(self, t: Tensor, x: Tensor, prediction: Tensor) -> Tensor:
         """Move `x` to where the prediction says its target lies (no noise is left at t = 1)."""

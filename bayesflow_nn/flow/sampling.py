@@ -146,5 +146,7 @@ class Sampler:
         )
         points = transport(x_0)
         last = points[-1] if points.ndim > x_0.ndim else points
-        end = finish(last, *guide, condition=transport.field.condition, progress=self.progress)
+        end = finish(
+            last, *guide, condition=transport.field.gaussian_condition, progress=self.progress
+        )
         return end if last is points else torch.cat([points[:-1], end[None]])

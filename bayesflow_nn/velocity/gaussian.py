@@ -118,6 +118,7 @@ class GaussianDenoiser(nn.Module, ABC):
         Parameters
         ----------
         t : Tensor of shape (n,)
+            Where some noise is left.
         h : Tensor of shape ()
             The time from t to s; a negative one leads back.
         x : Tensor of shape (n, n_coordinates)
@@ -132,11 +133,11 @@ class GaussianDenoiser(nn.Module, ABC):
         centre = self.centre(condition)
 
         def of_prediction(t: Tensor, variance: Tensor) -> Tensor:
-            deviation = variance.sqrt()
             (b, a), (b_next, a_next) = self.schedule(t), self.schedule(t + h)
-            before, after = b / a * deviation, b_next / a_next * deviation
             # The difference of two arcs, which are both about pi / 2 at the end.
-            angle = torch.atan((after - before) / (1 + after * before))
+            angle = torch.atan2(
+                variance.sqrt() * (b_next * a - b * a_next), a_next * a + b_next * b * variance
+            )
             scaling = self._evidence(t + h, variance) / self._posterior_variance(t, variance)
             return scaling.sqrt() * angle
 

@@ -59,7 +59,7 @@ def make_flow_map(predictor: UnitVariance) -> UnitVariance:
             setattr(owner, name, GaussianMap(denoiser))
             return flow_map
     raise TypeError(
-        f"velocity must refine a Gaussian prediction, its attribute `denoiser`, to be distilled; "
-        f"{type(model).__name__} has none. Use velocity='mlp', 'probe', 'pna' or "
+        f"velocity must refine the prediction of a GaussianDenoiser, its attribute `denoiser`, to "
+        f"be distilled; {type(model).__name__} has none. Use velocity='mlp', 'probe', 'pna' or "
         f"'relational_transformer'."
     )

@@ -27,6 +27,9 @@ class PrescribedField(FlowField):
     def __call__(self, t, x):
         return self.velocity(t, x)
 
+    def target(self, t, x):
+        return self.path.shift(t, self.velocity(t[0], x) - self.path.velocity(t, x, 0 * x))
+
 
 @pytest.fixture
 def prescribed_field():
@@ -75,7 +78,7 @@ def skew_matrix(generator):
     return make
 
 
-class GaussianFlow:
+class ExactFlow:
     """The exact flow from N(0, I) to a Gaussian in R^3, with fixed mean and covariance."""
 
     def __init__(self):
@@ -106,4 +109,4 @@ class GaussianFlow:
 
 @pytest.fixture(scope="session")
 def gaussian_flow():
-    return GaussianFlow()
+    return ExactFlow()

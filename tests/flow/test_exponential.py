@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from bayesflow_nn.flow import FlowField, GaussianFlow, GeodesicPath, integrate
-from bayesflow_nn.geometry import EuclideanBlock, ProductManifold
-from bayesflow_nn.velocity import ConditionalDenoiser
+from bayesflow_nn.geometry import EuclideanBlock, ProductManifold, SphereBlock
+from bayesflow_nn.velocity import AffineDenoiser, ConditionalDenoiser
 
 SCALE = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64)
 
@@ -38,6 +38,17 @@ def make_field(path, law):
 
 
 @pytest.fixture
+def step(law):
+    """Take equal steps."""
+
+    def take(field, x, n_steps):
+        gaussian = GaussianFlow(law, SCALE)
+        return integrate(field, x, solver="exponential_euler", n_steps=n_steps, gaussian=gaussian)
+
+    return take
+
+
+@pytest.fixture
 def source(generator):
     return torch.randn(4, 3, generator=generator, dtype=torch.float64) / SCALE
 
@@ -48,28 +59,41 @@ LABELS = torch.tensor([[1, 1, 0], [1, 0, 1], [1, 1, 0], [0, 0, 0]], dtype=torch.
 @pytest.mark.parametrize(
     ("condition", "strength"), [(None, 1.0), (LABELS, 1.0), (LABELS, 0.0)], ids=str
 )
-def test_one_step_is_the_whole_way(law, make_field, source, condition, strength):
+def test_one_step_is_the_whole_way(law, step, make_field, source, condition, strength):
     field = make_field(condition, strength)
     way = integrate(field, source, solver="rk4", n_steps=400)
-    step = integrate(
-        field, source, solver="exponential_euler", n_steps=1, gaussian=GaussianFlow(law, SCALE)
-    )
-    # rk4 with steps of 1 / 400, where rates are up to 1 / sigma = 1,000 at the very end: there the
-    # last few steps err by about the width that is left, 1e-3, of which this is a small part.
-    torch.testing.assert_close(step, way, atol=1e-4, rtol=0)
+    end = step(field, source, 1)
+    torch.testing.assert_close(end, way, atol=1e-8, rtol=0)  # of rk4: 1 / 400 to the fourth power
+    start, known = torch.zeros(4, dtype=torch.float64), condition if strength else None
+    expected = law.transport(start, source * SCALE, known)
+    torch.testing.assert_close(law.transport(start + 1, end * SCALE, known), expected)
 
 
-def test_a_stronger_condition_is_followed_too(law, make_field, source):
-    """What is exaggerated is no Gaussian flow: steps converge to it."""
-    field, gaussian = make_field(LABELS, 2.0), GaussianFlow(law, SCALE)
+@pytest.mark.parametrize("strength", [0.1, 0.9, 2.0])
+def test_the_nearest_gaussian_helps_at_any_strength(step, make_field, source, strength):
+    """Neither law is that of the flow then, and the nearer one leaves the smaller rest."""
+    field = make_field(LABELS, strength)
     way = integrate(field, source, solver="rk4", n_steps=400)
-    errors = [
-        (
-            integrate(field, source, solver="exponential_euler", n_steps=n, gaussian=gaussian) - way
-        ).norm()
-        for n in (50, 100)
-    ]
+    plain = integrate(field, source, solver="euler", n_steps=8)
+    assert (step(field, source, 8) - way).norm() < 0.5 * (plain - way).norm()
+    errors = [(step(field, source, n) - way).norm() for n in (100, 200)]
     assert errors[1] / errors[0] == pytest.approx(0.5, abs=0.1)  # of the first order
+
+
+def test_blocks_beside_spheres_have_a_circular_schedule(generator):
+    """The Euclidean part of a Gaussian whose two parts know nothing of each other."""
+    manifold = ProductManifold([SphereBlock(1, 5), EuclideanBlock(3)])
+    path = GeodesicPath(manifold, sigma=1e-2)
+    points = torch.randn(9, 8, generator=generator, dtype=torch.float64)
+    points = torch.cat([points, points * torch.tensor([-1.0] * 5 + [1.0] * 3)])  # uncorrelated
+    law = AffineDenoiser(points, None, path.schedule)
+    scale = manifold.unit_scale
+    field = FlowField(path, lambda t, x: law(t, x * scale).mean / scale)
+    source = manifold.random_source(4, generator=generator, dtype=torch.float64)
+    way = integrate(field, source, solver="rk4", n_steps=400)
+    end = GaussianFlow(law, scale).step(field, *torch.tensor([0.0, 1.0]).double(), source)
+    torch.testing.assert_close(end[:, 5:], way[:, 5:], atol=1e-6, rtol=0)
+    torch.testing.assert_close(manifold.projx(end), end)
 
 
 def test_the_gaussian_must_be_given(make_field, source):

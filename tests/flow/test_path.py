@@ -62,6 +62,17 @@ def perfect_prediction(path, draw, radial=0.0):
     return torch.where(on_sphere, log * phi.sin() / phi + radial * draw.x_t, draw.x_1)
 
 
+def test_a_shift_of_the_prediction_changes_the_velocity_by_what_was_asked(path, ends, generator):
+    t, x = torch.linspace(0, 1, len(ends[0]), dtype=torch.float64), ends[0]
+    prediction, change = (
+        torch.randn(x.shape, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
+    change = path.manifold.proju(x, change)
+    before = path.velocity(t, x, prediction)
+    after = path.velocity(t, x, prediction + path.shift(t, change))
+    torch.testing.assert_close(after - before, change, rtol=0, atol=1e-11)  # rates up to 1 / sigma
+
+
 def test_the_width_falls_from_one_to_sigma(path):
     t = torch.tensor([0.0, 0.5, 1.0])
     expected = torch.tensor([1.0, (1 + SIGMA) / 2, SIGMA])
