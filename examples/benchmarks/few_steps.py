@@ -164,7 +164,7 @@ def main() -> None:
     data = load_data(PROBLEMS[options.dataset])
     population = train_networks(options.dataset, data, options.n_networks)
     n_panels = len(options.geometry)
-    figure = Figure(figsize=(4.3 * n_panels, 4.2), layout="constrained")
+    figure = Figure(figsize=(4.3 * n_panels + 1.8, 4.2), layout="constrained")
     panels = figure.subplots(1, n_panels, sharey=True, squeeze=False)[0]
     for axes, geometry in zip(panels, options.geometry, strict=True):
         posterior, comparison = fit(population, data, geometry, options.max_iter)
@@ -176,7 +176,12 @@ def main() -> None:
     panels[0].set_ylabel("mean test NLL (nats)")
     panels[0].yaxis.set_major_formatter(ScalarFormatter())
     panels[0].yaxis.set_minor_formatter(ScalarFormatter())
-    panels[-1].legend(frameon=False, fontsize=8)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside right center",
+        frameon=False,
+        fontsize=8,
+    )
     figure.savefig(options.output, dpi=150)
     print(f"\nfigure: {options.output}")
 
