@@ -42,7 +42,7 @@ class FlowField:
 
     @property
     def gaussian_condition(self) -> Tensor | None:
-        """Condition of the Gaussian law that is nearest to the flow: none at less than half w."""
+        """Condition whose Gaussian law is nearest to the flow: none at strengths below 1/2."""
         return self.condition if self.condition_strength >= 0.5 else None
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
