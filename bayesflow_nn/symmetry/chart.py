@@ -22,6 +22,7 @@ from bayesflow_nn.weights.validation import check_option
 
 GEOMETRIES = ("product_sphere", "normalized", "euclidean")
 OUTPUT_LAYERS = ("polar", "sphere", "euclidean")
+_LEAST_SCALE = 1e-4  # of a weight, relative to others: what varies less is all but constant
 
 
 class WeightChart:
@@ -29,7 +30,8 @@ class WeightChart:
 
     A point holds, per hidden layer, the directions of the incoming rows and the biases divided by
     their norms; then the output layer. Euclidean coordinates are standardised one by one with the
-    statistics that `fit` takes from training networks.
+    statistics that `fit` takes from training networks; weights that hardly vary, because their
+    inputs do not and they decay, have a scale of 1e-4 of that of others.
 
     - ``geometry="product_sphere"``: directions on unit spheres, `manifold` is their product with
       the Euclidean rest.
@@ -159,7 +161,10 @@ class WeightChart:
         if self.architecture is None:
             self._coordinates = ArrayCoordinates(tensor.shape[1])
         coordinates = self._known_coordinates().encode(tensor)
-        self._standardisation = Standardisation.fit(coordinates, self.fixed_scale, self.orbits)
+        least_scale = 0.0 if self.architecture is None else _LEAST_SCALE
+        self._standardisation = Standardisation.fit(
+            coordinates, self.fixed_scale, self.orbits, least_scale
+        )
         if self.reducer is not None:
             self._subspace = PrincipalSubspace.fit(
                 self._standardise(weights),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,9 @@ class Standardisation:
     scale: Tensor
 
     @classmethod
-    def fit(cls, coordinates: Tensor, fixed_scale: Tensor, orbits: Tensor) -> Standardisation:
+    def fit(
+        cls, coordinates: Tensor, fixed_scale: Tensor, orbits: Tensor, least_scale: float = 0.0
+    ) -> Standardisation:
         """Mean and standard deviation of each column, or of all columns of an orbit together.
 
         An orbit that is constant up to the resolution of its dtype gets scale 1.
@@ -36,6 +39,9 @@ class Standardisation:
         orbits : Tensor of int64, shape (n_coordinates,)
             Index of the orbit of every coordinate, from 0 without a gap; those of one orbit share
             mean and scale.
+        least_scale : float
+            Relative to the deviation that nine tenths of those that vary do not exceed. Weights
+            that decay to nothing have deviations far below it, which a single network can make.
 
         Returns
         -------
@@ -50,7 +56,11 @@ class Standardisation:
         largest = values.abs().amax(0)
         largest = torch.zeros_like(largest).scatter_reduce(0, orbits, largest, "amax")[orbits]
         resolution = 10 * torch.finfo(coordinates.dtype).eps * largest
-        deviation = torch.where(deviation <= resolution, 1, deviation)
+        varies = ~fixed & (deviation > resolution)
+        if varies.any():
+            # Neither many vanishing weights nor a few that explode move this quantile.
+            deviation = deviation.clamp_min(least_scale * np.quantile(deviation[varies], 0.9))
+        deviation = torch.where(varies, deviation, 1)
         return cls(torch.where(fixed, 0, mean), torch.where(fixed, fixed_scale, deviation))
 
     def to_point(self, coordinates: Tensor) -> Tensor:

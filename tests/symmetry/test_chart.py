@@ -189,6 +189,25 @@ def test_constant_coordinates_are_centred_and_keep_their_scale():
     assert torch.equal(chart.state["scale"][[3, 10]], torch.ones(2).double())
 
 
+def test_weights_that_all_but_vanish_are_not_blown_up():
+    """One network in which a weight has not quite decayed would be 14 deviations away, of 200."""
+    mlp = Architecture.mlp([5, 7, 3])
+    weights = random_weights(mlp, 200)
+    weights[:, 3], weights[0, 3] = 0.0, 1e-9
+    chart = WeightChart(mlp, "euclidean", logit_shift=False).fit(weights)
+    points = chart.to_point(weights)
+    others = torch.arange(mlp.n_weights) != 3
+    deviations = weights[:, others].std(0, correction=0)
+    torch.testing.assert_close(chart.state["scale"][others], deviations)
+    largest = weights.std(0, correction=0).quantile(0.9).item()
+    assert chart.state["scale"][3].item() == pytest.approx(1e-4 * largest)
+    assert points[:, 3].abs().max() < 1e-4
+    torch.testing.assert_close(chart.to_weights(points), weights)
+    # Columns of an array are no weights: each may have units of its own.
+    array = WeightChart(None, "euclidean").fit(weights).to_point(weights)
+    assert array[0, 3] > 14
+
+
 def test_a_single_network_can_be_fitted():
     mlp = Architecture.mlp([5, 7, 3])
     weights = random_weights(mlp, 1)
