@@ -11,7 +11,7 @@ Data, split and population are those of ``python -m bayesflow_nn``; so are novel
 
     python examples/benchmarks/guidance.py [--dataset digits] [--geometry product_sphere]
         [--n-networks N] [--max-iter N] [--step-size 0.02] [--label-smoothing 0]
-        [--output guidance.png]
+        [--temperature 1] [--output guidance.png]
 
 Where trained networks are overconfident already, as on breast cancer, smoothed labels and short
 steps keep the steps from making them more so: ``--label-smoothing 0.02 --step-size 0.01``.
@@ -44,10 +44,12 @@ STEPS = (0, 4, 8, 16, 24, 32)
 MOST_STEPS = 24  # of the sample that is timed
 
 
-def starting_points(posterior: FlowPosterior) -> dict[str, Tensor]:
+def starting_points(posterior: FlowPosterior, temperature: float) -> dict[str, Tensor]:
     """Points of networks from which the steps start."""
     generator = torch.Generator().manual_seed(1)
-    flow = posterior.sample(N_NETWORKS, random_state=1, n_steps=N_SOLVER_STEPS)
+    flow = posterior.sample(
+        N_NETWORKS, random_state=1, n_steps=N_SOLVER_STEPS, temperature=temperature
+    )
     gaussian, mean = (
         gaussian_baseline(posterior.training_points_, N_NETWORKS, tau=tau, generator=generator)
         for tau in (1.0, 0.1)
@@ -146,6 +148,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-iter", type=int, default=900)
     parser.add_argument("--step-size", type=float, default=0.02)
     parser.add_argument("--label-smoothing", type=float, default=0.0)
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the flow's samples")
     parser.add_argument("--output", default="guidance.png")
     return parser.parse_args()
 
@@ -169,7 +172,7 @@ def main() -> None:
     trained.append(comparison.average_row("  average of 200", ensemble.weights))
     print("\n".join(map(str, trained)))
     curves: dict[str, list[tuple[int, Row, Row]]] = {}
-    for name, x in starting_points(posterior).items():
+    for name, x in starting_points(posterior, options.temperature).items():
         for n_steps in STEPS:
             start = time.perf_counter()
             weights = finished(posterior, x, make_guidance(data, options, n_steps))
@@ -181,7 +184,13 @@ def main() -> None:
     draw_figure(curves, trained, options.output)
     start = time.perf_counter()
     guidance = make_guidance(data, options)
-    posterior.sample(N_NETWORKS, random_state=2, n_steps=N_SOLVER_STEPS, guidance=guidance)
+    posterior.sample(
+        N_NETWORKS,
+        random_state=2,
+        n_steps=N_SOLVER_STEPS,
+        temperature=options.temperature,
+        guidance=guidance,
+    )
     seconds = time.perf_counter() - start
     print(
         f"\n{N_NETWORKS} networks by sample(guidance=TaskGuidance(X, y)), {N_SOLVER_STEPS} solver "
