@@ -20,7 +20,7 @@ def bfloat16_products(x: Tensor) -> AbstractContextManager:
 
     Parameters
     ----------
-    x : Tensor of shape (n, n_coordinates)
+    x : Tensor
 
     Examples
     --------

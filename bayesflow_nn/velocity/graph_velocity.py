@@ -16,7 +16,8 @@ the model commutes with their permutations; for aligned populations they may hav
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
 import torch
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 
 from bayesflow_nn.symmetry import WeightChart
 from bayesflow_nn.velocity.autocast import bfloat16_products, check_autocast
+from bayesflow_nn.velocity.edge_features import project
 from bayesflow_nn.velocity.features import all_features
 from bayesflow_nn.velocity.gaussian import Denoised
+from bayesflow_nn.velocity.graph_block import GraphBlock
 from bayesflow_nn.velocity.layered_graph import LayeredGraph
 from bayesflow_nn.velocity.mlp import initialise
 from bayesflow_nn.velocity.module_graph import ModuleGraph
@@ -37,6 +40,9 @@ from bayesflow_nn.weights.validation import check_option
 BASES = ("auto", "affine", "exchangeable", "probe")
 Base = str | Callable[[VelocityProblem], ProbeVelocity]
 _N_CHANNELS = 2  # of every coordinate: the point, and the prediction to start from
+# More edges than these are refined in parts, whose arrays stay small enough to be kept by the
+# allocator: larger ones are given back to the system, and come from it page by page.
+_MOST_EDGES = 2**18
 
 
 class GraphVelocity(nn.Module):
@@ -124,26 +130,36 @@ class GraphVelocity(nn.Module):
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict the target, ``(n, n_coordinates)``."""
         base = self._predict_base(t, x, condition)
-        edges, nodes = self._read(t, torch.stack([x, base.mean], dim=-1), condition)
-        with bfloat16_products(x) if self.autocast else nullcontext():
-            for block in self.blocks:
-                edges, nodes = block(edges, nodes, self.graph.ends)
-        return base.mean + base.variance.sqrt() * self._write(edges, nodes)
+        channels = torch.stack([x, base.mean], dim=-1)
+        features = all_features(t, condition, self.n_condition_features)
+        n_parts = max(1, math.ceil(len(x) * self.graph.layout.n_edges / _MOST_EDGES))
+        parts = zip(channels.chunk(n_parts), features.chunk(n_parts), strict=True)
+        refinement = torch.cat([self._refine(*part) for part in parts])
+        return base.mean + base.variance.sqrt() * refinement
 
     def _predict_base(self, t: Tensor, x: Tensor, condition: Tensor | None) -> Denoised:
         is_probe = isinstance(self.base, ProbeVelocity)
         return (self.base.denoise if is_probe else self.base)(t, x, condition)
 
-    def _read(
-        self, t: Tensor, channels: Tensor, condition: Tensor | None
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Edges and nodes of coordinates ``(n, n_coordinates, n_channels)``."""
-        features = all_features(t, condition, self.n_condition_features)
+    def _refine(self, channels: Tensor, features: Tensor) -> Tensor:
+        """Refinement ``(n, n_coordinates)`` of what there is to start from, in units of the base.
+
+        Coordinates have channels ``(n, n_coordinates, n_channels)``, networks have features
+        ``(n, n_features)`` of time and condition.
+        """
+        edges, nodes = self._read(channels, features)
+        layout = self.graph.layout
+        with bfloat16_products(channels) if self.autocast else nullcontext():
+            for block in self.blocks:
+                edges, nodes = block(edges, nodes, layout)
+        return self._write(edges, nodes)
+
+    def _read(self, channels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Edges ``(edge_width, n, n_edges)`` and nodes ``(n, n_nodes, node_width)``."""
         split = self.graph.split(channels)
-        on_edges = self.time_edge(features)[:, None, None]
-        on_nodes = self.time_node(features)[:, None]
         edges = [
-            self.read_edge[str(block.index.shape[2])](own) + on_edges + role
+            project(self.read_edge[str(block.index.shape[2])], own.movedim(3, 0).flatten(2))
+            + role[:, None, None]
             for block, own, role in zip(self.graph.blocks, split.edges, self.edge_role, strict=True)
         ]
         nodes = []
@@ -151,18 +167,25 @@ class GraphVelocity(nn.Module):
             self.graph.node_sets, split.nodes, self.node_names, strict=True
         ):
             n_nodes, n_features = node_set.index.shape
-            known = (on_nodes + name).expand(-1, n_nodes, -1)
+            known = name.expand(len(channels), n_nodes, -1)
             nodes.append(self.read_node[str(n_features)](own) + known if n_features else known)
-        return edges, nodes
+        on_edges, on_nodes = (
+            self.time_edge(features).mT[:, :, None],
+            self.time_node(features)[:, None],
+        )
+        return torch.cat(edges, dim=2) + on_edges, torch.cat(nodes, dim=1) + on_nodes
 
-    def _write(self, edges: list[Tensor], nodes: list[Tensor]) -> Tensor:
+    def _write(self, edges: Tensor, nodes: Tensor) -> Tensor:
         """Coordinates ``(n, n_coordinates)`` of edges and nodes."""
+        layout = self.graph.layout
         of_edges = [
-            self.write_edge[str(block.index.shape[2])](own)
-            for block, own in zip(self.graph.blocks, edges, strict=True)
+            project(self.write_edge[str(block.index.shape[2])], own).movedim(0, 3)
+            for block, own in zip(self.graph.blocks, layout.split_edges(edges), strict=True)
         ]
         of_nodes = []
-        for node_set, own in zip(self.graph.node_sets, nodes, strict=True):
+        for node_set, own in zip(
+            self.graph.node_sets, layout.split_nodes(nodes, axis=1), strict=True
+        ):
             n_features = node_set.index.shape[1]
             of_nodes.append(self.write_node[str(n_features)](own) if n_features else own[..., :0])
         return self.graph.join(of_edges, of_nodes)
@@ -200,52 +223,6 @@ class GraphVelocity(nn.Module):
         return other
 
 
-class GraphBlock(nn.Module):
-    """Nodes gather from incident edges, then by themselves; edges are updated from their ends.
-
-    Parameters
-    ----------
-    gather : nn.Module
-        Lists of edges ``(n, n_out, n_in, edge_width)`` and of nodes ``(n, n_nodes, node_width)``,
-        normed, with the source and target of every block of edges, to updates of nodes.
-    node_width, edge_width : int
-    """
-
-    def __init__(self, gather: nn.Module, node_width: int, edge_width: int) -> None:
-        super().__init__()
-        self.gather = gather
-        self.node_norm = nn.LayerNorm(node_width)
-        self.node_update = nn.Sequential(
-            nn.LayerNorm(node_width),
-            nn.Linear(node_width, 2 * node_width),
-            nn.SiLU(),
-            nn.Linear(2 * node_width, node_width),
-        )
-        self.edge_norm = nn.LayerNorm(edge_width)
-        hidden = 2 * edge_width
-        self.from_edge = nn.Linear(edge_width, hidden)
-        self.from_target = nn.Linear(node_width, hidden, bias=False)
-        self.from_source = nn.Linear(node_width, hidden, bias=False)
-        self.to_edge = nn.Linear(hidden, edge_width)
-
-    def forward(
-        self, edges: list[Tensor], nodes: list[Tensor], ends: Sequence[tuple[int, int]]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Updated edges and nodes, of the same shapes."""
-        normed = [self.node_norm(own) for own in nodes]
-        edge_normed = [self.edge_norm(block) for block in edges]
-        gathered = self.gather(edge_normed, normed, ends)
-        nodes = [own + new for own, new in zip(nodes, gathered, strict=True)]
-        nodes = [own + self.node_update(own) for own in nodes]
-        updated = []
-        for block, block_normed, (source, target) in zip(edges, edge_normed, ends, strict=True):
-            hidden = self.from_edge(block_normed)
-            hidden = hidden + self.from_target(nodes[target])[:, :, None]
-            hidden = hidden + self.from_source(nodes[source])[:, None]
-            updated.append(block + self.to_edge(nn.functional.silu(hidden)))
-        return updated, nodes
-
-
 def make_graph(chart: WeightChart) -> LayeredGraph:
     """Graph of the networks of a chart.
 
@@ -260,23 +237,6 @@ def make_graph(chart: WeightChart) -> LayeredGraph:
     """
     is_mlp = chart.architecture is not None and chart.architecture.is_mlp
     return NeuralGraph(chart) if is_mlp else ModuleGraph(chart)
-
-
-def incident(
-    edges: list[Tensor], ends: Sequence[tuple[int, int]], place: int
-) -> list[tuple[int, int, Tensor]]:
-    """Edges at the nodes of a set: direction, set of the other ends, and the block.
-
-    The direction is 0 for edges into the nodes, 1 for those out of them; blocks are
-    ``(n, n_nodes, n_others, edge_width)``.
-    """
-    found = []
-    for block, (source, target) in zip(edges, ends, strict=True):
-        if target == place:
-            found.append((0, source, block))
-        if source == place:
-            found.append((1, target, block.transpose(1, 2)))
-    return found
 
 
 def _make_base(problem: VelocityProblem, base: Base) -> nn.Module:

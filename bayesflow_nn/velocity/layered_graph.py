@@ -65,6 +65,37 @@ class GraphFeatures:
     nodes: list[Tensor]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the nodes of all sets, and the edges of all blocks, lie one after the other.
+
+    Attributes
+    ----------
+    sizes : tuple of int
+        Numbers of nodes of the sets.
+    ends : tuple of (int, int)
+        Source and target of the blocks, places of sets.
+    """
+
+    sizes: tuple[int, ...]
+    ends: tuple[tuple[int, int], ...]
+
+    @property
+    def n_edges(self) -> int:
+        """Number of edges of all blocks."""
+        return sum(self.sizes[source] * self.sizes[target] for source, target in self.ends)
+
+    def split_nodes(self, x: Tensor, axis: int) -> Sequence[Tensor]:
+        """What belongs to the nodes of every set, of ``x (..., n_nodes, ...)``."""
+        return x.split(self.sizes, dim=axis)
+
+    def split_edges(self, x: Tensor) -> list[Tensor]:
+        """Blocks ``(..., n_out, n_in)`` of ``x (..., n_edges)``."""
+        shapes = [(self.sizes[target], self.sizes[source]) for source, target in self.ends]
+        blocks = x.split([n_out * n_in for n_out, n_in in shapes], dim=-1)
+        return [block.unflatten(-1, shape) for block, shape in zip(blocks, shapes, strict=True)]
+
+
 class LayeredGraph:
     """Between coordinates of a chart and the features of a graph; kinds of graphs say which.
 
@@ -97,6 +128,11 @@ class LayeredGraph:
     def ends(self) -> list[tuple[int, int]]:
         """Source and target of the blocks."""
         return [(block.source, block.target) for block in self.blocks]
+
+    @property
+    def layout(self) -> Layout:
+        """How nodes and edges lie one after the other, in the order of `split`."""
+        return Layout(tuple(self.sizes), tuple(self.ends))
 
     def split(self, x: Tensor) -> GraphFeatures:
         """Features of coordinates ``(n, n_coordinates, n_channels)``.

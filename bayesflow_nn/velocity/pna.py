@@ -25,8 +25,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.graph_velocity import Base, GraphVelocity, incident
-from bayesflow_nn.velocity.layered_graph import LayeredGraph
+from bayesflow_nn.velocity.edge_features import project
+from bayesflow_nn.velocity.graph_velocity import Base, GraphVelocity
+from bayesflow_nn.velocity.layered_graph import LayeredGraph, Layout
 from bayesflow_nn.velocity.problem import VelocityProblem
 
 _SMALLEST_VARIANCE = 1e-5  # [C20]: keeps the gradient of a standard deviation finite at zero
@@ -134,35 +135,49 @@ class PrincipalAggregation(nn.Module):
         )
         self.out = nn.Linear(12 * message_width, node_width)
 
-    def forward(
-        self, edges: list[Tensor], nodes: list[Tensor], ends: Sequence[tuple[int, int]]
-    ) -> list[Tensor]:
-        """Updates of nodes ``(n, n_nodes, node_width)``, one per set."""
-        updates = []
-        for place, own in enumerate(nodes):
-            messages = [
-                self._messages(direction, own, nodes[other], block)
-                for direction, other, block in incident(edges, ends, place)
-            ]
-            updates.append(self.out(self._aggregate(torch.cat(messages, dim=2))))
-        return updates
+    def forward(self, edges: Tensor, nodes: Tensor, layout: Layout) -> Tensor:
+        """Updates of nodes ``(n, n_nodes, node_width)``."""
+        messages: list[list[Tensor]] = [[] for _ in layout.sizes]
+        of_blocks = zip(
+            *(self._messages(way, edges, nodes, layout) for way in range(2)), strict=True
+        )
+        for (source, target), (into, out_of) in zip(layout.ends, of_blocks, strict=True):
+            messages[target].append(into)
+            messages[source].append(out_of.mT)
+        aggregated = [
+            self._aggregate(around[0] if len(around) == 1 else torch.cat(around, dim=-1))
+            for around in messages
+        ]
+        return self.out(torch.cat(aggregated, dim=2).permute(1, 2, 0))
 
-    def _messages(self, direction: int, own: Tensor, other: Tensor, edges: Tensor) -> Tensor:
-        """m_ij, ``(n, n_nodes, n_others, message_width)``."""
-        of_nodes = self.own[direction](own)[:, :, None] + self.other[direction](other)[:, None]
-        factor, shift = self.factor[direction](edges), self.shift[direction](edges)
-        return (1 + factor) * nn.functional.silu(of_nodes) + shift
+    def _messages(self, way: int, edges: Tensor, nodes: Tensor, layout: Layout) -> list[Tensor]:
+        """m_ij of every block, ``(message_width, n, n_out, n_in)``.
+
+        They go to its targets, into which the edges lead, or to its sources.
+        """
+        own, other = (
+            layout.split_nodes(layer[way](nodes).permute(2, 0, 1), axis=2)
+            for layer in (self.own, self.other)
+        )
+        of_target, of_source = (own, other) if way == 0 else (other, own)
+        factor, shift = (
+            layout.split_edges(project(layer[way], edges)) for layer in (self.factor, self.shift)
+        )
+        messages = []
+        for place, (source, target) in enumerate(layout.ends):
+            of_nodes = of_target[target].unsqueeze(3) + of_source[source].unsqueeze(2)
+            messages.append((1 + factor[place]) * nn.functional.silu(of_nodes) + shift[place])
+        return messages
 
     def _aggregate(self, messages: Tensor) -> Tensor:
-        """All aggregators under all scalers, ``(n, n_nodes, 12 message_width)``."""
-        mean = messages.mean(2)
-        variance = (messages - mean[:, :, None]).square().mean(2)
+        """All aggregators under all scalers, ``(12 message_width, n, n_nodes)``."""
+        mean = messages.mean(3)
+        variance = (messages - mean.unsqueeze(3)).square().mean(3)
         statistics = torch.cat(
-            [mean, (variance + _SMALLEST_VARIANCE).sqrt(), messages.amax(2), messages.amin(2)],
-            dim=-1,
+            [mean, (variance + _SMALLEST_VARIANCE).sqrt(), messages.amax(3), messages.amin(3)]
         )
-        scaler = math.log(messages.shape[2] + 1) / self.delta
-        return torch.cat([statistics, scaler * statistics, statistics / scaler], dim=-1)
+        scaler = math.log(messages.shape[3] + 1) / self.delta
+        return torch.cat([statistics, scaler * statistics, statistics / scaler])
 
 
 def mean_log_degree(sizes: Sequence[int], ends: Sequence[tuple[int, int]]) -> float:

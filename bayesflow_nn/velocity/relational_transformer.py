@@ -21,7 +21,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bayesflow_nn.velocity.graph_velocity import Base, GraphVelocity, incident
+from bayesflow_nn.velocity.edge_features import quadratic_forms
+from bayesflow_nn.velocity.graph_velocity import Base, GraphVelocity
+from bayesflow_nn.velocity.layered_graph import Layout
 from bayesflow_nn.velocity.problem import VelocityProblem
 
 
@@ -120,53 +122,88 @@ class IncidentAttention(nn.Module):
             setattr(self, f"edge_{name}", nn.ModuleList(weights))
         self.out = nn.Linear(node_width, node_width)
 
-    def forward(
-        self, edges: list[Tensor], nodes: list[Tensor], ends: Sequence[tuple[int, int]]
-    ) -> list[Tensor]:
-        """Updates of nodes ``(n, n_nodes, node_width)``, one per set."""
-        queries, keys, values = (
-            [self._heads(layer(own)) for own in nodes]
-            for layer in (self.query, self.key, self.value)
-        )
-        updates = []
-        for place, query in enumerate(queries):
-            around = incident(edges, ends, place)
-            scores = [
-                self._scores(direction, query, keys[other], block)
-                for direction, other, block in around
-            ]
-            weights = torch.cat(scores, dim=-1).softmax(-1)
-            weights = weights.split([score.shape[-1] for score in scores], dim=-1)
-            update = sum(
-                self._gather(direction, weight, values[other], block)
-                for (direction, other, block), weight in zip(around, weights, strict=True)
+    def forward(self, edges: Tensor, nodes: Tensor, layout: Layout) -> Tensor:
+        """Updates of nodes ``(n, n_nodes, node_width)``."""
+        query, key, value = self._heads(nodes)
+        # Seen from their targets and from their sources, (n, n_nodes, edge_width, n_others).
+        views = [
+            (block.permute(1, 2, 0, 3).contiguous(), block.permute(1, 3, 0, 2).contiguous())
+            for block in layout.split_edges(edges)
+        ]
+        values = layout.split_nodes(value, axis=2)
+        scores: list[list[Tensor]] = [[] for _ in layout.sizes]
+        carried: list[list[tuple[int, Tensor, Tensor]]] = [[] for _ in layout.sizes]
+        for (source, target), (into, out_of), (by_target, by_source) in zip(
+            layout.ends, self._scores(query, key, edges, views, layout), views, strict=True
+        ):
+            scores[target].append(into)
+            carried[target].append((0, values[source], by_target))
+            scores[source].append(out_of.mT)
+            carried[source].append((1, values[target], by_source))
+        of_value = self._matrices("value")
+        updates = [
+            sum(
+                weight @ others + (weight.transpose(1, 2) @ view.mT).transpose(1, 2) @ of_value[way]
+                for weight, (way, others, view) in zip(_softmax(own), around, strict=True)
             )
-            updates.append(self.out(update.transpose(1, 2).flatten(2)))
-        return updates
+            for own, around in zip(scores, carried, strict=True)
+        ]
+        return self.out(torch.cat(updates, dim=2).transpose(1, 2).flatten(2))
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """``(n, n_nodes, node_width)`` to ``(n, n_heads, n_nodes, size)``."""
-        return x.unflatten(-1, (self.n_heads, self.size)).transpose(1, 2)
+    def _heads(self, nodes: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values of nodes, each ``(n, n_heads, n_nodes, size)``."""
+        layers = (self.query, self.key, self.value)
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        projected = nn.functional.linear(nodes, weight, bias)
+        return projected.unflatten(-1, (3, self.n_heads, self.size)).permute(2, 0, 3, 1, 4)
 
-    def _matrix(self, name: str, direction: int) -> Tensor:
-        """Projection of edges ``(n_heads, edge_width, size)``."""
-        weight = getattr(self, f"edge_{name}")[direction].weight
-        return weight.unflatten(0, (self.n_heads, self.size)).transpose(1, 2)
+    def _matrices(self, name: str) -> Tensor:
+        """Projections of edges into a node and out of it, ``(2, n_heads, edge_width, size)``."""
+        weight = torch.stack([layer.weight for layer in getattr(self, f"edge_{name}")])
+        return weight.unflatten(1, (self.n_heads, self.size)).transpose(2, 3)
 
-    def _scores(self, direction: int, query: Tensor, key: Tensor, edges: Tensor) -> Tensor:
-        """q_ij . k_ij / sqrt(size), ``(n, n_heads, n_nodes, n_others)``, multiplied out."""
-        of_query, of_key = (self._matrix(name, direction) for name in ("query", "key"))
-        # On an edge act: the key's projection seen from node i, the query's from node j, and both.
-        from_i = query @ of_key.mT  # (n, n_heads, n_nodes, edge_width)
-        from_j = key @ of_query.mT
-        of_both = of_query @ of_key.mT  # (n_heads, edge_width, edge_width)
-        scores = query @ key.mT
-        scores = scores + torch.einsum("nhid,nijd->nhij", from_i, edges)
-        scores = scores + torch.einsum("nhjd,nijd->nhij", from_j, edges)
-        scores = scores + torch.einsum("nijc,hcd,nijd->nhij", edges, of_both, edges)
-        return scores / math.sqrt(self.size)
+    def _scores(
+        self,
+        query: Tensor,
+        key: Tensor,
+        edges: Tensor,
+        views: Sequence[tuple[Tensor, Tensor]],
+        layout: Layout,
+    ) -> list[Sequence[Tensor]]:
+        """q_ij . k_ij / sqrt(size), multiplied out.
 
-    def _gather(self, direction: int, weight: Tensor, value: Tensor, edges: Tensor) -> Tensor:
-        """Sums of v_ij, ``(n, n_heads, n_nodes, size)``; edges are summed, then projected."""
-        summed = torch.einsum("nhij,nijd->nhid", weight, edges)
-        return weight @ value + summed @ self._matrix("value", direction)
+        Of every block ``(n, n_heads, n_out, n_in)`` for edges into its targets, and as much for
+        those out of its sources.
+        """
+        query = query / math.sqrt(self.size)
+        of_query, of_key = self._matrices("query") / math.sqrt(self.size), self._matrices("key")
+        # Targets ask along the edges into them, sources along those out of them.
+        at_target, at_source = torch.cat([query, key], dim=1), torch.cat([key, query], dim=1)
+        # On an edge act the other's projection seen from either end, and both projections.
+        on_target = at_target @ torch.cat([of_key[0], of_query[1]]).mT
+        on_source = at_source @ torch.cat([of_query[0], of_key[1]]).mT
+        of_both = quadratic_forms((of_query @ of_key.mT).flatten(0, 1), edges)
+        of_targets, of_sources, on_targets, on_sources = (
+            layout.split_nodes(each, axis=2)
+            for each in (at_target, at_source, on_target, on_source)
+        )
+        scores = []
+        for (source, target), both, (by_target, by_source) in zip(
+            layout.ends, layout.split_edges(of_both), views, strict=True
+        ):
+            score = of_targets[target] @ of_sources[source].mT + both.transpose(0, 1)
+            score = score + (on_targets[target].transpose(1, 2) @ by_target).transpose(1, 2)
+            score = score + (on_sources[source].transpose(1, 2) @ by_source).permute(0, 2, 3, 1)
+            scores.append(score.split(self.n_heads, dim=1))
+        return scores
+
+
+def _softmax(scores: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Joint softmax over the last axes of scores ``(n, n_heads, n_nodes, n_others)``."""
+    n_others = [score.shape[-1] for score in scores]
+    if scores[0].shape[-2] <= sum(n_others):
+        return torch.cat(list(scores), dim=-1).softmax(-1).split(n_others, dim=-1)
+    # Over an axis that is not the last one, the long last one is computed side by side.
+    joint = torch.cat([score.mT for score in scores], dim=-2).softmax(-2)
+    return [weight.mT for weight in joint.split(n_others, dim=-2)]

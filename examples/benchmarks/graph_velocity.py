@@ -93,7 +93,9 @@ def dense_loss(model: RelationalTransformer, n: int) -> Callable[[], Tensor]:
         nodes = torch.randn(n, total, node_width)
         pairs = torch.randn(n, total, total, edge_width)
         for block in model.blocks:
-            normed = block.edge_norm(pairs)
+            normed = nn.functional.layer_norm(
+                pairs, (edge_width,), block.edge_norm.weight, block.edge_norm.bias
+            )
             edges, start = [], 0
             for n_in, n_out in itertools.pairwise(sizes):
                 middle = start + n_in

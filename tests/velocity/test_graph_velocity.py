@@ -20,7 +20,9 @@ from bayesflow_nn.velocity import (
     ProbeVelocity,
     RelationalTransformer,
     UnitVariance,
+    graph_velocity,
 )
+from bayesflow_nn.velocity.features import all_features
 from bayesflow_nn.velocity.neural_graph import NeuralGraph
 from bayesflow_nn.weights import Architecture
 
@@ -138,6 +140,19 @@ def test_rows_do_not_depend_on_each_other(make_problem, make_model, draw_noisy):
     t, x = draw_noisy(problem)
     torch.testing.assert_close(model(t[2:4], x[2:4]), model(t, x)[2:4])
     assert (model(t.flip(0), x) - model(t, x)).abs().max() > 1e-3
+
+
+def test_many_edges_are_refined_in_parts(make_problem, make_model, draw_noisy, monkeypatch):
+    problem = make_problem(DEEP)
+    model = make_model(problem)
+    t, x = draw_noisy(problem, n=7)
+    expected = model(t, x)
+    seen = []
+    model.blocks[0].register_forward_pre_hook(lambda block, args: seen.append(args[0].shape))
+    n_edges = 4 * 5 + 5 * 6 + 6 * 2  # three outputs are two coordinates of each neuron
+    monkeypatch.setattr(graph_velocity, "_MOST_EDGES", 3 * n_edges)
+    torch.testing.assert_close(model(t, x), expected)
+    assert seen == [(4, 3, n_edges), (4, 3, n_edges), (4, 1, n_edges)]
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -308,8 +323,8 @@ def test_compiled_blocks_share_a_graph_and_copies_are_plain(
     assert translated == {"graphs": 1, "calls": SMALL["n_blocks"]}
     restored = pickle.loads(pickle.dumps(model.blocks[0]))
     assert restored.state_dict().keys() == plain.blocks[0].state_dict().keys()
-    edges, nodes = plain._read(t, torch.stack([x, x], dim=-1), None)
-    restored(edges, nodes, model.graph.ends)
+    edges, nodes = plain._read(torch.stack([x, x], dim=-1), all_features(t, None, 0))
+    restored(edges, nodes, model.graph.layout)
     assert translated["calls"] == SMALL["n_blocks"]
 
 
