@@ -21,6 +21,7 @@ def bfloat16_products(x: Tensor) -> AbstractContextManager:
     Parameters
     ----------
     x : Tensor
+        Of any shape; its device and precision decide.
 
     Examples
     --------

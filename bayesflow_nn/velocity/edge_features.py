@@ -9,9 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+_SMALLEST_VARIANCE = 1e-5  # as in torch.nn.LayerNorm
 
-class EdgeNorm(nn.LayerNorm):
+
+class EdgeNorm(nn.Module):
     """Layer norm over features that lie first.
+
+    Parameters
+    ----------
+    width : int
+        Number of features.
 
     Examples
     --------
@@ -21,10 +28,15 @@ class EdgeNorm(nn.LayerNorm):
             [ 1.,  1.]])
     """
 
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
     def forward(self, x: Tensor) -> Tensor:
         """Normed features, of the same shape ``(width, n, n_edges)``."""
         centred = x - x.mean(0)
-        normed = centred * (centred.square().mean(0) + self.eps).rsqrt()
+        normed = centred * (centred.square().mean(0) + _SMALLEST_VARIANCE).rsqrt()
         return torch.addcmul(self.bias[:, None, None], normed, self.weight[:, None, None])
 
 
@@ -39,6 +51,13 @@ def project(layer: nn.Linear, x: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (out_features, ...)
+
+    Examples
+    --------
+    >>> layer = nn.Linear(2, 1)
+    >>> _ = nn.init.ones_(layer.weight), nn.init.zeros_(layer.bias)
+    >>> project(layer, torch.tensor([[1.0, 2.0], [10.0, 20.0]])).detach()
+    tensor([[11., 22.]])
     """
     wide = x.flatten(1)
     if layer.bias is None:

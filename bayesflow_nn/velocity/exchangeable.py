@@ -79,7 +79,7 @@ class ExchangeableDenoiser(GaussianDenoiser):
         """Mean of networks, ``(n, n_coordinates)``, or ``(1, n_coordinates)`` if all have one."""
         symmetric = self.laws[0].centre(condition)
         # Deviations from the mean of neurons, and interactions, are zero on average.
-        sizes = self.graph.sizes[1:-1]
+        sizes = self.graph.layout.sizes[1:-1]
         deviations = [
             symmetric.new_zeros(1, n, law.mean.shape[0])
             for n, law in zip(sizes, self.laws[1:], strict=False)
@@ -148,6 +148,6 @@ def _unbiased(n: int) -> float:
 
 def _n_independent(graph: NeuralGraph) -> list[int]:
     """How many independent rows a point has in every part, in the order of the laws."""
-    hidden = [n - 1 for n in graph.sizes[1:-1]]
+    hidden = [n - 1 for n in graph.layout.sizes[1:-1]]
     between = [n_in * n_out for n_in, n_out in itertools.pairwise(hidden)]
     return [1, *hidden, *between]

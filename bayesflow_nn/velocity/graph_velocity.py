@@ -16,7 +16,6 @@ the model commutes with their permutations; for aligned populations they may hav
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
@@ -40,8 +39,9 @@ from bayesflow_nn.weights.validation import check_option
 BASES = ("auto", "affine", "exchangeable", "probe")
 Base = str | Callable[[VelocityProblem], ProbeVelocity]
 _N_CHANNELS = 2  # of every coordinate: the point, and the prediction to start from
-# More edges than these are refined in parts, whose arrays stay small enough to be kept by the
-# allocator: larger ones are given back to the system, and come from it page by page.
+# Networks with more edges are refined in parts. In float32, and of default width, the largest array
+# of a part takes 16 MiB. Beyond 32 MiB the allocator of Linux gives memory back to the system each
+# time, and clearing new pages takes longer than computing on them.
 _MOST_EDGES = 2**18
 
 
@@ -132,8 +132,8 @@ class GraphVelocity(nn.Module):
         base = self._predict_base(t, x, condition)
         channels = torch.stack([x, base.mean], dim=-1)
         features = all_features(t, condition, self.n_condition_features)
-        n_parts = max(1, math.ceil(len(x) * self.graph.layout.n_edges / _MOST_EDGES))
-        parts = zip(channels.chunk(n_parts), features.chunk(n_parts), strict=True)
+        n_rows = max(1, _MOST_EDGES // self.graph.layout.n_edges)
+        parts = zip(channels.split(n_rows), features.split(n_rows), strict=True)
         refinement = torch.cat([self._refine(*part) for part in parts])
         return base.mean + base.variance.sqrt() * refinement
 
@@ -142,7 +142,7 @@ class GraphVelocity(nn.Module):
         return (self.base.denoise if is_probe else self.base)(t, x, condition)
 
     def _refine(self, channels: Tensor, features: Tensor) -> Tensor:
-        """Refinement ``(n, n_coordinates)`` of what there is to start from, in units of the base.
+        """Refinement ``(n, n_coordinates)``, in standard deviations of the base's posterior.
 
         Coordinates have channels ``(n, n_coordinates, n_channels)``, networks have features
         ``(n, n_features)`` of time and condition.
@@ -169,11 +169,9 @@ class GraphVelocity(nn.Module):
             n_nodes, n_features = node_set.index.shape
             known = name.expand(len(channels), n_nodes, -1)
             nodes.append(self.read_node[str(n_features)](own) + known if n_features else known)
-        on_edges, on_nodes = (
-            self.time_edge(features).mT[:, :, None],
-            self.time_node(features)[:, None],
-        )
-        return torch.cat(edges, dim=2) + on_edges, torch.cat(nodes, dim=1) + on_nodes
+        of_edges = torch.cat(edges, dim=2) + self.time_edge(features).mT[:, :, None]
+        of_nodes = torch.cat(nodes, dim=1) + self.time_node(features)[:, None]
+        return of_edges, of_nodes
 
     def _write(self, edges: Tensor, nodes: Tensor) -> Tensor:
         """Coordinates ``(n, n_coordinates)`` of edges and nodes."""

@@ -9,11 +9,14 @@ Named nodes, inputs and outputs, differ from each other; the others may be permu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,20 @@ class Layout:
         Numbers of nodes of the sets.
     ends : tuple of (int, int)
         Source and target of the blocks, places of sets.
+
+    Examples
+    --------
+    >>> layout = Layout(sizes=(2, 3), ends=((0, 1),))
+    >>> layout.n_edges
+    6
+    >>> [nodes.tolist() for nodes in layout.split_nodes(torch.arange(5), axis=0)]
+    [[0, 1], [2, 3, 4]]
+    >>> layout.split_edges(torch.arange(6))[0]  # a row for every target
+    tensor([[0, 1],
+            [2, 3],
+            [4, 5]])
+    >>> layout.by_node_set([("into", "out of")])
+    [['out of'], ['into']]
     """
 
     sizes: tuple[int, ...]
@@ -95,6 +112,14 @@ class Layout:
         blocks = x.split([n_out * n_in for n_out, n_in in shapes], dim=-1)
         return [block.unflatten(-1, shape) for block, shape in zip(blocks, shapes, strict=True)]
 
+    def by_node_set(self, of_blocks: Iterable[tuple[T, T]]) -> list[list[T]]:
+        """Sort by set of nodes what every block brings to its targets, and what to its sources."""
+        found: list[list[T]] = [[] for _ in self.sizes]
+        for (source, target), (into, out_of) in zip(self.ends, of_blocks, strict=True):
+            found[target].append(into)
+            found[source].append(out_of)
+        return found
+
 
 class LayeredGraph:
     """Between coordinates of a chart and the features of a graph; kinds of graphs say which.
@@ -108,31 +133,22 @@ class LayeredGraph:
     Attributes
     ----------
     n_coordinates : int
+    layout : Layout
+        Order of edges and nodes, that of `split`.
     """
 
     def __init__(self, blocks: Sequence[EdgeBlock], node_sets: Sequence[NodeSet]) -> None:
         self.blocks, self.node_sets = tuple(blocks), tuple(node_sets)
+        self.layout = Layout(
+            sizes=tuple(len(nodes.index) for nodes in node_sets),
+            ends=tuple((block.source, block.target) for block in blocks),
+        )
         indices = [each.index for each in (*blocks, *node_sets)]
         self._shapes = [tuple(index.shape) for index in indices]
         self._index = torch.cat([index.flatten() for index in indices])
         counts = self._index.bincount()
         self.n_coordinates = len(counts)
         self._share = 1 / counts[self._index]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Numbers of nodes of the sets."""
-        return [len(nodes.index) for nodes in self.node_sets]
-
-    @property
-    def ends(self) -> list[tuple[int, int]]:
-        """Source and target of the blocks."""
-        return [(block.source, block.target) for block in self.blocks]
-
-    @property
-    def layout(self) -> Layout:
-        """How nodes and edges lie one after the other, in the order of `split`."""
-        return Layout(tuple(self.sizes), tuple(self.ends))
 
     def split(self, x: Tensor) -> GraphFeatures:
         """Features of coordinates ``(n, n_coordinates, n_channels)``.
@@ -173,12 +189,12 @@ class LayeredGraph:
         given = iter(orders)
         orders = [
             torch.arange(size) if nodes.is_named else next(given)
-            for size, nodes in zip(self.sizes, self.node_sets, strict=True)
+            for size, nodes in zip(self.layout.sizes, self.node_sets, strict=True)
         ]
         features = self.split(x.unsqueeze(-1))
         edges = [
             block[:, orders[target]][:, :, orders[source]]
-            for block, (source, target) in zip(features.edges, self.ends, strict=True)
+            for block, (source, target) in zip(features.edges, self.layout.ends, strict=True)
         ]
         nodes = [own[:, order] for own, order in zip(features.nodes, orders, strict=True)]
         return self.join(edges, nodes)

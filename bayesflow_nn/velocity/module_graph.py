@@ -48,8 +48,8 @@ class ModuleGraph(LayeredGraph):
     ... )
     >>> architecture = Architecture(cnn, example_input=torch.randn(2, 1, 8, 8))
     >>> graph = ModuleGraph(WeightChart(architecture, logit_shift=False))
-    >>> graph.sizes, graph.ends  # channels, inputs, outputs
-    ([8, 1, 10], [(1, 0), (0, 2)])
+    >>> graph.layout  # channels, inputs, outputs
+    Layout(sizes=(8, 1, 10), ends=((1, 0), (0, 2)))
     >>> [tuple(block.index.shape) for block in graph.blocks]
     [(8, 1, 9), (10, 8, 36)]
     >>> [tuple(nodes.index.shape) for nodes in graph.node_sets]  # bias, scale and shift; a bias

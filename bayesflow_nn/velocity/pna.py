@@ -20,7 +20,6 @@ They are as narrow as edges, so that the memory is linear in the number of weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -61,11 +60,11 @@ class PNAVelocity(GraphVelocity):
         at it. The Gaussian prediction and what is added to it keep the points' own precision; so
         does all for points in float64, as in log densities.
     compile : bool
-        Whether :func:`torch.compile` translates the blocks, at the first call and for every new
-        size of batches. That takes long, and less once the machine remembers it; it needs a C++
-        compiler on CPUs. Training runs the translated blocks; copies of the model, such as the
-        average that a fit keeps, run the plain ones. ``torch.func`` transforms the plain ones too,
-        and after it the model may stay with them: give it a copy.
+        Whether :func:`torch.compile` translates the blocks, at the first call and for new sizes of
+        batches, or of their parts. That takes long, and less once the machine remembers it; it
+        needs a C++ compiler on CPUs. Training runs the translated blocks; copies of the model, such
+        as the average that a fit keeps, run the plain ones. ``torch.func`` transforms the plain
+        ones too, and after it the model may stay with them: give it a copy.
 
     Raises
     ------
@@ -95,7 +94,7 @@ class PNAVelocity(GraphVelocity):
     ) -> None:
 
         def make_gather(graph: LayeredGraph) -> PrincipalAggregation:
-            delta = mean_log_degree(graph.sizes, graph.ends)
+            delta = mean_log_degree(graph.layout)
             return PrincipalAggregation(node_width, edge_width, message_width, delta)
 
         super().__init__(
@@ -137,31 +136,26 @@ class PrincipalAggregation(nn.Module):
 
     def forward(self, edges: Tensor, nodes: Tensor, layout: Layout) -> Tensor:
         """Updates of nodes ``(n, n_nodes, node_width)``."""
-        messages: list[list[Tensor]] = [[] for _ in layout.sizes]
-        of_blocks = zip(
-            *(self._messages(way, edges, nodes, layout) for way in range(2)), strict=True
-        )
-        for (source, target), (into, out_of) in zip(layout.ends, of_blocks, strict=True):
-            messages[target].append(into)
-            messages[source].append(out_of.mT)
-        aggregated = [
-            self._aggregate(around[0] if len(around) == 1 else torch.cat(around, dim=-1))
-            for around in messages
-        ]
+        into, out_of = (self._messages(direction, edges, nodes, layout) for direction in range(2))
+        of_blocks = zip(into, [block.mT for block in out_of], strict=True)
+        aggregated = [self._aggregate(around) for around in layout.by_node_set(of_blocks)]
         return self.out(torch.cat(aggregated, dim=2).permute(1, 2, 0))
 
-    def _messages(self, way: int, edges: Tensor, nodes: Tensor, layout: Layout) -> list[Tensor]:
+    def _messages(
+        self, direction: int, edges: Tensor, nodes: Tensor, layout: Layout
+    ) -> list[Tensor]:
         """m_ij of every block, ``(message_width, n, n_out, n_in)``.
 
         They go to its targets, into which the edges lead, or to its sources.
         """
         own, other = (
-            layout.split_nodes(layer[way](nodes).permute(2, 0, 1), axis=2)
+            layout.split_nodes(layer[direction](nodes).permute(2, 0, 1), axis=2)
             for layer in (self.own, self.other)
         )
-        of_target, of_source = (own, other) if way == 0 else (other, own)
+        of_target, of_source = (own, other) if direction == 0 else (other, own)
         factor, shift = (
-            layout.split_edges(project(layer[way], edges)) for layer in (self.factor, self.shift)
+            layout.split_edges(project(layer[direction], edges))
+            for layer in (self.factor, self.shift)
         )
         messages = []
         for place, (source, target) in enumerate(layout.ends):
@@ -169,8 +163,13 @@ class PrincipalAggregation(nn.Module):
             messages.append((1 + factor[place]) * nn.functional.silu(of_nodes) + shift[place])
         return messages
 
-    def _aggregate(self, messages: Tensor) -> Tensor:
-        """All aggregators under all scalers, ``(12 message_width, n, n_nodes)``."""
+    def _aggregate(self, around: list[Tensor]) -> Tensor:
+        """All aggregators under all scalers, ``(12 message_width, n, n_nodes)``.
+
+        Of messages ``(message_width, n, n_nodes, n_others)``, block by block.
+        """
+        # A block alone is not copied.
+        messages = around[0] if len(around) == 1 else torch.cat(around, dim=3)
         mean = messages.mean(3)
         variance = (messages - mean.unsqueeze(3)).square().mean(3)
         statistics = torch.cat(
@@ -180,24 +179,22 @@ class PrincipalAggregation(nn.Module):
         return torch.cat([statistics, scaler * statistics, statistics / scaler])
 
 
-def mean_log_degree(sizes: Sequence[int], ends: Sequence[tuple[int, int]]) -> float:
+def mean_log_degree(layout: Layout) -> float:
     """Mean of log(degree + 1) over the nodes of a graph.
 
     Parameters
     ----------
-    sizes : sequence of int
-        Numbers of nodes of the sets.
-    ends : sequence of (int, int)
-        Source and target of the blocks of edges.
+    layout : Layout
 
     Examples
     --------
-    >>> mean_log_degree([2, 3], [(0, 1)])  # two nodes of degree 3, three of degree 2
+    >>> layout = Layout(sizes=(2, 3), ends=((0, 1),))
+    >>> mean_log_degree(layout)  # two nodes of degree 3, three of degree 2
     1.21...
     """
-    degrees = [0] * len(sizes)
-    for source, target in ends:
-        degrees[source] += sizes[target]
-        degrees[target] += sizes[source]
-    logs = [n * math.log(degree + 1) for n, degree in zip(sizes, degrees, strict=True)]
-    return sum(logs) / sum(sizes)
+    degrees = [0] * len(layout.sizes)
+    for source, target in layout.ends:
+        degrees[source] += layout.sizes[target]
+        degrees[target] += layout.sizes[source]
+    logs = [n * math.log(degree + 1) for n, degree in zip(layout.sizes, degrees, strict=True)]
+    return sum(logs) / sum(layout.sizes)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,11 +56,11 @@ class RelationalTransformer(GraphVelocity):
         at it. The Gaussian prediction and what is added to it keep the points' own precision; so
         does all for points in float64, as in log densities.
     compile : bool
-        Whether :func:`torch.compile` translates the blocks, at the first call and for every new
-        size of batches. That takes long, and less once the machine remembers it; it needs a C++
-        compiler on CPUs. Training runs the translated blocks; copies of the model, such as the
-        average that a fit keeps, run the plain ones. ``torch.func`` transforms the plain ones too,
-        and after it the model may stay with them: give it a copy.
+        Whether :func:`torch.compile` translates the blocks, at the first call and for new sizes of
+        batches, or of their parts. That takes long, and less once the machine remembers it; it
+        needs a C++ compiler on CPUs. Training runs the translated blocks; copies of the model, such
+        as the average that a fit keeps, run the plain ones. ``torch.func`` transforms the plain
+        ones too, and after it the model may stay with them: give it a copy.
 
     Raises
     ------
@@ -102,6 +103,25 @@ class RelationalTransformer(GraphVelocity):
         )
 
 
+class _Side(NamedTuple):
+    """A block of edges as the nodes at one side of it see it.
+
+    Attributes
+    ----------
+    scores : Tensor of shape (n, n_heads, n_nodes, n_others)
+    values : Tensor of shape (n, n_heads, n_others, size)
+        Of the nodes at the other side.
+    edges : Tensor of shape (n, n_nodes, edge_width, n_others)
+    of_value : Tensor of shape (n_heads, edge_width, size)
+        Projection of edges in this direction to values.
+    """
+
+    scores: Tensor
+    values: Tensor
+    edges: Tensor
+    of_value: Tensor
+
+
 class IncidentAttention(nn.Module):
     """Attention of every node over the edges into it and out of it, in one softmax.
 
@@ -125,33 +145,27 @@ class IncidentAttention(nn.Module):
     def forward(self, edges: Tensor, nodes: Tensor, layout: Layout) -> Tensor:
         """Updates of nodes ``(n, n_nodes, node_width)``."""
         query, key, value = self._heads(nodes)
-        # Seen from their targets and from their sources, (n, n_nodes, edge_width, n_others).
-        views = [
+        # Copies for batched products, (n, n_nodes, edge_width, n_others) from either side.
+        sides = [
             (block.permute(1, 2, 0, 3).contiguous(), block.permute(1, 3, 0, 2).contiguous())
             for block in layout.split_edges(edges)
         ]
-        values = layout.split_nodes(value, axis=2)
-        scores: list[list[Tensor]] = [[] for _ in layout.sizes]
-        carried: list[list[tuple[int, Tensor, Tensor]]] = [[] for _ in layout.sizes]
-        for (source, target), (into, out_of), (by_target, by_source) in zip(
-            layout.ends, self._scores(query, key, edges, views, layout), views, strict=True
-        ):
-            scores[target].append(into)
-            carried[target].append((0, values[source], by_target))
-            scores[source].append(out_of.mT)
-            carried[source].append((1, values[target], by_source))
-        of_value = self._matrices("value")
-        updates = [
-            sum(
-                weight @ others + (weight.transpose(1, 2) @ view.mT).transpose(1, 2) @ of_value[way]
-                for weight, (way, others, view) in zip(_softmax(own), around, strict=True)
+        scores = self._scores(query, key, edges, sides, layout)
+        values, of_value = layout.split_nodes(value, axis=2), self._matrices("value")
+        of_blocks = [
+            (
+                _Side(into, values[source], at_target, of_value[0]),
+                _Side(out_of.mT, values[target], at_source, of_value[1]),
             )
-            for own, around in zip(scores, carried, strict=True)
+            for (source, target), (into, out_of), (at_target, at_source) in zip(
+                layout.ends, scores, sides, strict=True
+            )
         ]
-        return self.out(torch.cat(updates, dim=2).transpose(1, 2).flatten(2))
+        gathered = [_gather(around) for around in layout.by_node_set(of_blocks)]
+        return self.out(torch.cat(gathered, dim=2).transpose(1, 2).flatten(2))
 
-    def _heads(self, nodes: Tensor) -> Sequence[Tensor]:
-        """Queries, keys and values of nodes, each ``(n, n_heads, n_nodes, size)``."""
+    def _heads(self, nodes: Tensor) -> Tensor:
+        """Queries, keys and values of nodes, ``(3, n, n_heads, n_nodes, size)``."""
         layers = (self.query, self.key, self.value)
         weight = torch.cat([layer.weight for layer in layers])
         bias = torch.cat([layer.bias for layer in layers])
@@ -168,7 +182,7 @@ class IncidentAttention(nn.Module):
         query: Tensor,
         key: Tensor,
         edges: Tensor,
-        views: Sequence[tuple[Tensor, Tensor]],
+        sides: Sequence[tuple[Tensor, Tensor]],
         layout: Layout,
     ) -> list[Sequence[Tensor]]:
         """q_ij . k_ij / sqrt(size), multiplied out.
@@ -179,24 +193,34 @@ class IncidentAttention(nn.Module):
         query = query / math.sqrt(self.size)
         of_query, of_key = self._matrices("query") / math.sqrt(self.size), self._matrices("key")
         # Targets ask along the edges into them, sources along those out of them.
-        at_target, at_source = torch.cat([query, key], dim=1), torch.cat([key, query], dim=1)
-        # On an edge act the other's projection seen from either end, and both projections.
-        on_target = at_target @ torch.cat([of_key[0], of_query[1]]).mT
-        on_source = at_source @ torch.cat([of_query[0], of_key[1]]).mT
-        of_both = quadratic_forms((of_query @ of_key.mT).flatten(0, 1), edges)
-        of_targets, of_sources, on_targets, on_sources = (
+        targets, sources = torch.cat([query, key], dim=1), torch.cat([key, query], dim=1)
+        # On an edge act the projection of the other end, seen from this one, and both projections.
+        targets_on_edges = targets @ torch.cat([of_key[0], of_query[1]]).mT
+        sources_on_edges = sources @ torch.cat([of_query[0], of_key[1]]).mT
+        forms = layout.split_edges(quadratic_forms((of_query @ of_key.mT).flatten(0, 1), edges))
+        targets, sources, targets_on_edges, sources_on_edges = (
             layout.split_nodes(each, axis=2)
-            for each in (at_target, at_source, on_target, on_source)
+            for each in (targets, sources, targets_on_edges, sources_on_edges)
         )
         scores = []
-        for (source, target), both, (by_target, by_source) in zip(
-            layout.ends, layout.split_edges(of_both), views, strict=True
+        for (source, target), form, (at_target, at_source) in zip(
+            layout.ends, forms, sides, strict=True
         ):
-            score = of_targets[target] @ of_sources[source].mT + both.transpose(0, 1)
-            score = score + (on_targets[target].transpose(1, 2) @ by_target).transpose(1, 2)
-            score = score + (on_sources[source].transpose(1, 2) @ by_source).permute(0, 2, 3, 1)
+            score = targets[target] @ sources[source].mT + form.transpose(0, 1)
+            from_target = targets_on_edges[target].transpose(1, 2) @ at_target
+            from_source = sources_on_edges[source].transpose(1, 2) @ at_source
+            score = score + from_target.transpose(1, 2) + from_source.permute(0, 2, 3, 1)
             scores.append(score.split(self.n_heads, dim=1))
         return scores
+
+
+def _gather(around: Sequence[_Side]) -> Tensor:
+    """Sums of v_ij, ``(n, n_heads, n_nodes, size)``; edges are summed, then projected."""
+    gathered = []
+    for weight, side in zip(_softmax([side.scores for side in around]), around, strict=True):
+        summed = (weight.transpose(1, 2) @ side.edges.mT).transpose(1, 2)
+        gathered.append(weight @ side.values + summed @ side.of_value)
+    return sum(gathered)
 
 
 def _softmax(scores: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -204,6 +228,6 @@ def _softmax(scores: Sequence[Tensor]) -> Sequence[Tensor]:
     n_others = [score.shape[-1] for score in scores]
     if scores[0].shape[-2] <= sum(n_others):
         return torch.cat(list(scores), dim=-1).softmax(-1).split(n_others, dim=-1)
-    # Over an axis that is not the last one, the long last one is computed side by side.
+    # Nodes outnumber what they attend to: laid last, they are normalised side by side.
     joint = torch.cat([score.mT for score in scores], dim=-2).softmax(-2)
     return [weight.mT for weight in joint.split(n_others, dim=-2)]

@@ -85,7 +85,7 @@ def layered_loss(model: GraphVelocity, x: Tensor) -> Callable[[], Tensor]:
 
 def dense_loss(model: RelationalTransformer, n: int) -> Callable[[], Tensor]:
     """Loss of the blocks in dense form: nodes attend to all, and all pairs have edges."""
-    sizes = model.graph.sizes
+    sizes = model.graph.layout.sizes
     total = sum(sizes)
     node_width, edge_width = model.time_node.out_features, model.time_edge.out_features
 

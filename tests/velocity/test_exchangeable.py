@@ -33,7 +33,9 @@ def points(graph, generator):
 
 
 def in_every_order(graph, x):
-    orders = itertools.product(*(itertools.permutations(range(n)) for n in graph.sizes[1:-1]))
+    orders = itertools.product(
+        *(itertools.permutations(range(n)) for n in graph.layout.sizes[1:-1])
+    )
     return [graph.permute(x, [torch.tensor(order) for order in pair]) for pair in orders]
 
 

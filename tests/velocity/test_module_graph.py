@@ -98,8 +98,8 @@ def test_features_are_filters_places_biases_and_norms(geometry):
     chart, weights = plain_chart(CNN, geometry)
     graph, x = ModuleGraph(chart), chart.to_point(weights)
     features, named = graph.split(x.unsqueeze(-1)), CNN.unflatten(chart.to_weights(x))
-    assert graph.sizes == [4, 5, 3, 2]  # channels, then inputs and outputs
-    assert graph.ends == [(2, 0), (0, 1), (1, 3)]
+    assert graph.layout.sizes == (4, 5, 3, 2)  # channels, then inputs and outputs
+    assert graph.layout.ends == ((2, 0), (0, 1), (1, 3))
     expected = [
         named["0.weight"].flatten(3),
         named["3.weight"].flatten(3),

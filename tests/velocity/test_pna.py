@@ -8,6 +8,7 @@ import torch
 from joined_graph import join_graph
 
 from bayesflow_nn.velocity import PNAVelocity
+from bayesflow_nn.velocity.layered_graph import Layout
 from bayesflow_nn.velocity.pna import PrincipalAggregation, mean_log_degree
 from bayesflow_nn.weights import Architecture
 
@@ -75,10 +76,10 @@ def test_aggregation_is_that_of_a_loop_over_nodes_and_edges(generator, ends):
 def test_the_scale_of_degrees_is_their_mean_logarithm_over_nodes(make_problem):
     degrees = [5] * 4 + [4 + 6] * 5 + [5 + 2] * 6 + [6] * 2
     expected = sum(math.log(degree + 1) for degree in degrees) / len(degrees)
-    assert mean_log_degree(SIZES, CHAIN) == pytest.approx(expected)
+    assert mean_log_degree(Layout(tuple(SIZES), tuple(CHAIN))) == pytest.approx(expected)
     # Two blocks between the same sets.
     of_both = (2 * math.log(6 + 1) + 3 * math.log(4 + 1)) / 5
-    assert mean_log_degree([2, 3], [(0, 1), (0, 1)]) == pytest.approx(of_both)
+    assert mean_log_degree(Layout((2, 3), ((0, 1), (0, 1)))) == pytest.approx(of_both)
     # Three outputs are two coordinates of each neuron, without the mean over classes.
     model = PNAVelocity(make_problem(Architecture.mlp([4, 5, 6, 3])))
     assert model.blocks[0].gather.delta == pytest.approx(expected)

@@ -1,5 +1,7 @@
 """Attention of the relational transformer, against its dense form: all pairs, nothing folded."""
 
+import itertools
+
 import pytest
 import torch
 from dense_attention import dense_attention
@@ -10,14 +12,17 @@ from bayesflow_nn.velocity.relational_transformer import IncidentAttention
 from bayesflow_nn.weights import Architecture
 
 
-def test_attention_is_that_of_all_incident_pairs(generator):
+@pytest.mark.parametrize("sizes", [(4, 5, 6, 2), (9, 3, 4, 7)], ids=str)
+def test_attention_is_that_of_all_incident_pairs(generator, sizes):
+    """Of sets with fewer nodes than these attend to, and of sets with more."""
     attention = IncidentAttention(node_width=8, edge_width=4, n_heads=2).double()
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter, generator=generator)
     edges = [
-        torch.randn(3, n, m, 4, generator=generator).double() for n, m in [(5, 4), (6, 5), (2, 6)]
+        torch.randn(3, n_out, n_in, 4, generator=generator).double()
+        for n_in, n_out in itertools.pairwise(sizes)
     ]
-    nodes = [torch.randn(3, n, 8, generator=generator).double() for n in (4, 5, 6, 2)]
+    nodes = [torch.randn(3, n, 8, generator=generator).double() for n in sizes]
     joined = join_graph(edges, nodes, [(0, 1), (1, 2), (2, 3)])
     expected = torch.cat(dense_attention(attention, edges, nodes), dim=1)
     torch.testing.assert_close(attention(*joined), expected)
@@ -61,7 +66,8 @@ def test_blocks_may_be_parallel_and_inside_of_a_set(generator):
     attention = IncidentAttention(node_width=8, edge_width=4, n_heads=2).double()
     for parameter in attention.parameters():
         torch.nn.init.normal_(parameter, generator=generator)
-    sizes, ends = [4, 5, 6, 2], [(0, 1), (1, 2), (3, 2), (1, 2), (2, 2)]
+    # Set 0 has more nodes than it attends to.
+    sizes, ends = [9, 5, 6, 2], [(0, 1), (1, 2), (3, 2), (1, 2), (2, 2)]
     edges = [
         torch.randn(2, sizes[target], sizes[source], 4, generator=generator).double()
         for source, target in ends
