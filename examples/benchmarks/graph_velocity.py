@@ -4,10 +4,12 @@
     python examples/benchmarks/graph_velocity.py --autocast --compile
 
 For networks 784-H-10 a training iteration of the relational transformer and of principal
-neighbourhood aggregation: seconds, operations of matrix products (forward and backward), their
-rate as a fraction of that of large matrix products on this machine, and peak memory beyond the
-start. Then the transformer's blocks in dense form at 784-10-10 and batch size 1: attention and edge
-updates between all pairs of nodes. Every row runs in a process of its own, for its memory.
+neighbourhood aggregation: seconds, operations of matrix products (forward and backward), bytes of
+what is kept for the way back, seconds over two floors, and peak memory beyond the start. One floor
+is the operations, at the rate of large matrix products on this machine; to the other is added that
+what is kept is written once and read once, at the rate of a large copy. Then the transformer's
+blocks in dense form at 784-10-10 and batch size 1: attention and edge updates between all pairs of
+nodes. Every row runs in a process of its own, for its memory.
 
 With `--autocast` or `--compile` instead the models with these options, and with both, beside plain
 ones in the same process: seconds of an iteration and their ratio, seconds of the first two, which
@@ -120,6 +122,28 @@ def matrix_product_rate() -> float:
     return 2 * 2048**3 / min(time_of(lambda: a @ a) for _ in range(N_REPEATS))
 
 
+def copy_rate() -> float:
+    """Bytes per second of a large copy, each of them read and written."""
+    a = torch.randn(2**26)
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / min(time_of(lambda: b.copy_(a)) for _ in range(N_REPEATS))
+
+
+def kept_bytes(loss: Callable[[], Tensor]) -> int:
+    """Bytes of all arrays that a loss keeps for its gradient."""
+    sizes = {}
+
+    def note(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        value = loss()
+    del value  # until here all of them are alive, each in its own place
+    return sum(sizes.values())
+
+
 def make_iteration(model: GraphVelocity, loss: Callable[[], Tensor]) -> Callable[[], None]:
     """A training iteration."""
     optimizer = torch.optim.AdamW(model.parameters())
@@ -142,7 +166,7 @@ def time_of(function: Callable[[], None]) -> float:
 def measure(
     kind: str, hidden: int, batch_size: int, dense: bool, queue: multiprocessing.Queue
 ) -> None:
-    """Seconds, operations and bytes of a training iteration."""
+    """Seconds, operations, kept bytes and peak bytes of a training iteration."""
     model, x = make_model(kind, (784, hidden, 10), batch_size)
     loss = dense_loss(model, batch_size) if dense else layered_loss(model, x)
     iterate = make_iteration(model, loss)
@@ -152,7 +176,7 @@ def measure(
     with FlopCounterMode(display=False) as counter:
         iterate()
     seconds = statistics.median(time_of(iterate) for _ in range(1 if dense else N_REPEATS))
-    queue.put((seconds, counter.get_total_flops(), memory))
+    queue.put((seconds, counter.get_total_flops(), kept_bytes(loss), memory))
 
 
 def measure_options(
@@ -183,13 +207,17 @@ def call_apart(function: Callable, *args: object) -> tuple:
     return result
 
 
-def run(kind: str, hidden: int, batch_size: int, rate: float, dense: bool = False) -> tuple:
-    """Measure in a fresh process, and print a row."""
-    seconds, operations, memory = call_apart(measure, kind, hidden, batch_size, dense)
+def run(
+    kind: str, hidden: int, batch_size: int, rates: tuple[float, float], dense: bool = False
+) -> tuple[float, float]:
+    """Measure in a fresh process, and print a row; seconds and bytes per network are returned."""
+    seconds, operations, kept, memory = call_apart(measure, kind, hidden, batch_size, dense)
     name = f"784-{hidden}-10, {kind}{', dense, all pairs' if dense else ''}"
+    floor = operations / rates[0]
+    both = floor + 2 * kept / rates[1]
     print(
-        f"{name:42s}{batch_size:6d}{seconds:10.3f}{operations / 1e9:12.2f}"
-        f"{operations / seconds / rate:10.2f}{memory / 1e9:11.2f}",
+        f"{name:42s}{batch_size:6d}{seconds:10.3f}{operations / 1e9:10.2f}{kept / 1e9:10.2f}"
+        f"{seconds / floor:12.1f}{seconds / both:12.1f}{memory / 1e9:10.2f}",
         flush=True,
     )
     return seconds / batch_size, memory / batch_size
@@ -237,15 +265,18 @@ def main() -> None:
     if names:
         compare_options(names)
         return
-    rate = matrix_product_rate()
-    print(f"matrix products: {rate / 1e9:.0f} GFLOP/s")
-    print(f"{'':42s}{'batch':>6s}{'s':>10s}{'GFLOP':>12s}{'of rate':>10s}{'GB':>11s}")
+    rates = matrix_product_rate(), copy_rate()
+    print(f"matrix products: {rates[0] / 1e9:.0f} GFLOP/s, copies: {rates[1] / 1e9:.1f} GB/s")
+    print(
+        f"{'':42s}{'batch':>6s}{'s':>10s}{'GFLOP':>10s}{'kept GB':>10s}{'operations':>12s}"
+        f"{'and bytes':>12s}{'peak GB':>10s}"
+    )
     rows = {
-        (kind, hidden): run(kind, hidden, options.batch_size, rate)
+        (kind, hidden): run(kind, hidden, options.batch_size, rates)
         for kind in KINDS
         for hidden in (10, 32, 64, 128)
     }
-    dense = run("transformer", 10, 1, rate, dense=True)
+    dense = run("transformer", 10, 1, rates, dense=True)
     layered = rows["transformer", 10]
     print(
         f"dense over layered, per network: {dense[0] / layered[0]:.0f} times the time, "

@@ -5,7 +5,7 @@ learns for the same number of iterations from networks whose neurons are in no o
 but the graph network can tell what a Gaussian misses. Data, split and population are those of
 ``python -m bayesflow_nn``; scores are means over one thousand generated networks, on test data.
 
-    python examples/benchmarks/velocity_widths.py [--dataset breast_cancer] [--n-networks 2000]
+    python examples/benchmarks/velocity_widths.py [--dataset iris] [--n-networks 2000]
         [--geometry product_sphere] [--max-iter 900] [--output velocity_widths.png]
 """
 
