@@ -1,6 +1,6 @@
 """Cost of graph velocities: linear in the number of weights, and against dense attention.
 
-    python examples/benchmarks/graph_velocity.py [--batch-size 8]
+    python examples/benchmarks/graph_velocity.py [--batch-size 8] [--node-width 64] [--edge-width 8]
     python examples/benchmarks/graph_velocity.py --autocast --compile
 
 For networks 784-H-10 a training iteration of the relational transformer and of principal
@@ -56,7 +56,7 @@ SHAPES = [((784, 10, 10), 8), ((64, 32, 10), 32)]  # networks and sizes of batch
 
 
 def make_model(
-    kind: str, sizes: tuple[int, ...], n_networks: int, **options: bool
+    kind: str, sizes: tuple[int, ...], n_networks: int, **options: int | bool
 ) -> tuple[GraphVelocity, Tensor]:
     """A model for networks of these widths, and points of such networks."""
     mlp = Architecture.mlp(sizes)
@@ -164,10 +164,15 @@ def time_of(function: Callable[[], None]) -> float:
 
 
 def measure(
-    kind: str, hidden: int, batch_size: int, dense: bool, queue: multiprocessing.Queue
+    kind: str,
+    hidden: int,
+    batch_size: int,
+    widths: dict[str, int],
+    dense: bool,
+    queue: multiprocessing.Queue,
 ) -> None:
     """Seconds, operations, kept bytes and peak bytes of a training iteration."""
-    model, x = make_model(kind, (784, hidden, 10), batch_size)
+    model, x = make_model(kind, (784, hidden, 10), batch_size, **widths)
     loss = dense_loss(model, batch_size) if dense else layered_loss(model, x)
     iterate = make_iteration(model, loss)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -183,13 +188,14 @@ def measure_options(
     kind: str,
     sizes: tuple[int, ...],
     batch_size: int,
+    widths: dict[str, int],
     options: dict[str, bool],
     queue: multiprocessing.Queue,
 ) -> None:
     """Seconds of the first two iterations and of later ones: of plain models, and with options."""
     iterations = []
     for chosen in ({}, options):
-        model, x = make_model(kind, sizes, batch_size, **chosen)
+        model, x = make_model(kind, sizes, batch_size, **widths, **chosen)
         iterations.append(make_iteration(model, layered_loss(model, x)))
     first = [time_of(iterate) + time_of(iterate) for iterate in iterations]
     rounds = [[time_of(iterate) for iterate in iterations] for _ in range(3 * N_REPEATS)]
@@ -208,10 +214,16 @@ def call_apart(function: Callable, *args: object) -> tuple:
 
 
 def run(
-    kind: str, hidden: int, batch_size: int, rates: tuple[float, float], dense: bool = False
+    kind: str,
+    hidden: int,
+    batch_size: int,
+    widths: dict[str, int],
+    rates: tuple[float, float],
+    dense: bool = False,
 ) -> tuple[float, float]:
     """Measure in a fresh process, and print a row; seconds and bytes per network are returned."""
-    seconds, operations, kept, memory = call_apart(measure, kind, hidden, batch_size, dense)
+    args = (kind, hidden, batch_size, widths, dense)
+    seconds, operations, kept, memory = call_apart(measure, *args)
     name = f"784-{hidden}-10, {kind}{', dense, all pairs' if dense else ''}"
     floor = operations / rates[0]
     both = floor + 2 * kept / rates[1]
@@ -223,9 +235,11 @@ def run(
     return seconds / batch_size, memory / batch_size
 
 
-def run_options(kind: str, sizes: tuple[int, ...], batch_size: int, names: list[str]) -> None:
+def run_options(
+    kind: str, sizes: tuple[int, ...], batch_size: int, widths: dict[str, int], names: list[str]
+) -> None:
     """Measure a model with options in fresh processes that share kernels, and print a row."""
-    args = (kind, sizes, batch_size, dict.fromkeys(names, True))
+    args = (kind, sizes, batch_size, widths, dict.fromkeys(names, True))
     fits = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
@@ -241,7 +255,7 @@ def run_options(kind: str, sizes: tuple[int, ...], batch_size: int, names: list[
     )
 
 
-def compare_options(names: list[str]) -> None:
+def compare_options(names: list[str], widths: dict[str, int]) -> None:
     """Print the table of models with options."""
     print(
         f"{'':50s}{'batch':>6s}{'plain s':>10s}{'s':>10s}{'ratio':>10s}{'first s':>10s}"
@@ -251,19 +265,22 @@ def compare_options(names: list[str]) -> None:
     for sizes, batch_size in SHAPES:
         for kind in KINDS:
             for own in chosen:
-                run_options(kind, sizes, batch_size, own)
+                run_options(kind, sizes, batch_size, widths, own)
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--node-width", type=int, default=64)
+    parser.add_argument("--edge-width", type=int, default=8)
     parser.add_argument("--autocast", action="store_true")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
+    widths = {"node_width": options.node_width, "edge_width": options.edge_width}
     names = [name for name in ("autocast", "compile") if getattr(options, name)]
     if names:
-        compare_options(names)
+        compare_options(names, widths)
         return
     # A process starts with the peak memory of the one that made it, so that none may be large here.
     rates = call_apart(measure_rates)
@@ -273,11 +290,11 @@ def main() -> None:
         f"{'and bytes':>12s}{'peak GB':>10s}"
     )
     rows = {
-        (kind, hidden): run(kind, hidden, options.batch_size, rates)
+        (kind, hidden): run(kind, hidden, options.batch_size, widths, rates)
         for kind in KINDS
         for hidden in (10, 32, 64, 128)
     }
-    dense = run("transformer", 10, 1, rates, dense=True)
+    dense = run("transformer", 10, 1, widths, rates, dense=True)
     layered = rows["transformer", 10]
     print(
         f"dense over layered, per network: {dense[0] / layered[0]:.0f} times the time, "
