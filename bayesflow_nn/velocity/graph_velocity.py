@@ -41,7 +41,7 @@ Base = str | Callable[[VelocityProblem], ProbeVelocity]
 _N_CHANNELS = 2  # of every coordinate: the point, and the prediction to start from
 # Networks with more edges are refined in parts. In float32, and of default width, the largest array
 # of a part takes 16 MiB. Beyond 32 MiB the allocator of Linux gives memory back to the system each
-# time, and clearing new pages takes longer than computing on them.
+# time, and clearing new pages can take as long as computing on them.
 _MOST_EDGES = 2**18
 
 
